@@ -1,0 +1,73 @@
+"""Argument checks and optional imports, shared by every module."""
+
+import importlib
+
+import numpy as np
+
+
+def check_option(name, value, options):
+    """Return `value` if it is one of `options`, or raise ValueError that lists them."""
+    if value not in options:
+        known = ", ".join(repr(option) for option in options)
+        raise ValueError(f"{name}={value!r} is not known; choose one of {known}.")
+    return value
+
+
+def check_positive(name, value, *, zero=False):
+    """Return `value` if it is a finite number above zero (or not below it, with `zero`)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+    if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
+        least = "at least 0" if zero else "above 0"
+        raise ValueError(f"{name} must be {least}, got {value}.")
+    return value
+
+
+def check_fraction(name, value):
+    """Return `value` if it lies strictly between 0 and 1."""
+    check_positive(name, value)
+    if value >= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value}.")
+    return value
+
+
+def check_signals(name, signals):
+    """Return `signals` as float32 (n, samples, leads); (n, samples) gets one lead.
+
+    Raises ValueError for another number of axes and for NaN or infinite samples.
+    """
+    signals = np.asarray(signals)
+    if signals.ndim == 1:
+        raise ValueError(
+            f"{name} must have shape (n, samples) or (n, samples, leads), got {signals.shape}; "
+            f"add the batch axis with {name}[None, :] for a single beat."
+        )
+    if signals.ndim == 2:
+        signals = signals[:, :, None]
+    if signals.ndim != 3:
+        raise ValueError(f"{name} must have shape (n, samples) or (n, samples, leads), got {signals.shape}.")
+    return check_finite(name, signals.astype(np.float32, copy=False))
+
+
+def check_finite(name, values, *, row="beats"):
+    """Return `values` if all are finite, or say in how many rows they are not."""
+    with np.errstate(invalid="ignore"):
+        total = np.sum(values, dtype=np.float64)  # one pass, no copy; NaN and inf survive a sum
+    if np.isfinite(total):
+        return values
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if not bad.any():  # a finite array can still overflow its own sum
+        return values
+    raise ValueError(
+        f"{name} has NaN or infinite samples in {bad.sum()} of {len(values)} {row} (first at row {int(bad.argmax())})."
+    )
+
+
+def require(module, extra):
+    """Import an optional `module`, or say which extra of this package installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name != module.split(".")[0]:
+            raise
+        raise ImportError(f"{error.name} is needed here; install it with: pip install 'ecg_keras[{extra}]'") from None

@@ -1,0 +1,149 @@
+"""Write files whole or not at all, and keep arrays in a checksummed cache.
+
+Conventions
+-----------
+Every file is written beside its final name and then renamed, so a reader sees
+the old file or the new one, never half of one. A cache is one uncompressed
+file: a header line of JSON (the key, and shape, dtype and offset of each array), its CRC-32, then
+the arrays' bytes with a CRC-32 each. A file that does not check is as good as absent.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+import zlib
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path in the same folder; rename it to `path` if the block ends well.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> with atomic_path(folder / "a.txt") as part:
+    ...     _ = part.write_text("whole")
+    >>> [file.name for file in folder.iterdir()]
+    ['a.txt']
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the suffix stays: Keras, matplotlib and pandas choose the format by it
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix="".join(path.suffixes))
+    os.close(descriptor)
+    part = pathlib.Path(name)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(part, 0o666 & ~_umask())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask():
+    """The process's umask; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path, text):
+    """Write `text` to `path`, whole or not at all."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, whole or not at all; NaN becomes null."""
+    write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def _plain(value):
+    """NumPy values to JSON's own types, NaN and infinity to None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (np.integer, np.bool_)):
+        return value.item()
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value
+
+
+def write_cache(path, key, arrays):
+    """Write named arrays under a `key` (any JSON value that says what they were made from)."""
+    entries, offset = [], 0
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data)
+        entries.append({"name": name, "dtype": array.dtype.str, "shape": array.shape, "offset": offset, "crc": crc})
+        offset += array.nbytes
+    header = json.dumps({"key": key, "arrays": entries}).encode()
+    with atomic_path(path) as part, part.open("wb") as file:
+        file.write(header + b"\n" + b"%d\n" % zlib.crc32(header))
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def read_cache(path, key):
+    """Return the arrays written under `key`, or None if there are none, or they are damaged or of another key."""
+    try:
+        with open(path, "rb") as file:
+            header = file.readline().rstrip(b"\n")
+            if file.readline().strip() != b"%d" % zlib.crc32(header):
+                return None
+            header = json.loads(header)
+            if header["key"] != json.loads(json.dumps(key)):
+                return None
+            arrays = {}
+            for entry in header["arrays"]:
+                array = np.empty(entry["shape"], entry["dtype"])
+                flat = array.reshape(-1).view(np.uint8)
+                if file.readinto(flat.data) != flat.nbytes or zlib.crc32(flat.data) != entry["crc"]:
+                    return None
+                arrays[entry["name"]] = array
+            return arrays
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def cache_folder():
+    """The folder for caches: `ECG_KERAS_CACHE`, else ``~/.cache/ecg_keras`` (XDG_CACHE_HOME is honoured)."""
+    if folder := os.environ.get("ECG_KERAS_CACHE"):
+        return pathlib.Path(folder)
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "ecg_keras"
+
+
+def file_stamp(path):
+    """What tells one version of a file from another without reading it: name, size, time, inode."""
+    stat = os.stat(path)
+    return [str(pathlib.Path(path).resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def fingerprint(*values):
+    """A short hash of JSON values and arrays, for naming and comparing.
+
+    Examples
+    --------
+    >>> fingerprint({"seed": 0}, np.arange(3)) == fingerprint({"seed": 0}, np.arange(3))
+    True
+    """
+    digest = hashlib.sha256()
+    for value in values:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype.str}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        else:
+            digest.update(json.dumps(_plain(value), sort_keys=True).encode())
+    return digest.hexdigest()[:16]
