@@ -1,0 +1,54 @@
+"""Real data for tests, and small data sets whose answer is known."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+def real_data(name):
+    """The folder `name` of the real data, or skip: ECG_KERAS_REAL_DATA, else shared/data beside the checkout."""
+    root = os.environ.get("ECG_KERAS_REAL_DATA")
+    root = pathlib.Path(root) if root else pathlib.Path(__file__).parents[2] / "shared" / "data"
+    if not (root / name).is_dir():
+        pytest.skip(f"real data absent: {root / name} (set ECG_KERAS_REAL_DATA)")
+    return root / name
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """Caches of a test stay in its own folder."""
+    monkeypatch.setenv("ECG_KERAS_CACHE", str(tmp_path / "cache"))
+
+
+def toy_dataset(n=60, n_classes=3, samples=187, leads=1, fs=125.0, multi_label=False, patients=False, seed=0):
+    """Noisy sines whose frequency tells the class: 4, 9, 14 ... Hz."""
+    from ecg_keras import ECGDataset
+
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % n_classes
+    t = np.arange(samples) / fs
+    phase = rng.uniform(0, 2 * np.pi, (n, 1, leads))
+    x = np.sin(2 * np.pi * (4 + 5 * labels)[:, None, None] * t[None, :, None] + phase)
+    x = x + 0.1 * rng.standard_normal(x.shape)
+    return ECGDataset(
+        x,
+        np.eye(n_classes)[labels] if multi_label else labels,
+        classes=tuple("NSVFQ"[:n_classes]),
+        fs=fs,
+        leads=tuple(f"L{i}" for i in range(leads)),
+        patients=[f"p{i // n_classes % 10}" for i in range(n)] if patients else None,
+        metadata=np.column_stack([rng.normal(60, 10, n), labels % 2]),
+        metadata_names=("age", "sex"),
+        source="synthetic sines",
+    )
+
+
+@pytest.fixture
+def toy():
+    """Sixty noisy sines of three classes."""
+    return toy_dataset()
