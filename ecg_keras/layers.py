@@ -1,0 +1,182 @@
+"""Turn raw signals into what a network looks at, as Keras layers.
+
+Conventions
+-----------
+Every layer takes signals of shape (batch, samples, leads) and has nothing to
+train. Each row is transformed by itself, never with a statistic over the batch,
+so a beat gives the same image whatever it is batched with. The layers are
+registered under the package ``ecg_keras``: a saved model loads after
+``import ecg_keras.layers`` with Keras's safe mode on.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from ecg_keras.grids import SpectrogramGrid
+
+_TINY = 1e-20  # keeps an all-zero signal finite; far below the power of one ADC step
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class Spectrogram(keras.layers.Layer):
+    """Log-power spectrogram of each lead, scaled to [0, 1].
+
+    Power of the Hann-window short-time Fourier transform, in dB relative to the row's own
+    peak over all its leads, floored at ``-top_db`` and mapped linearly to [0, 1]: 1 is the peak.
+
+    Parameters
+    ----------
+    grid : SpectrogramGrid
+        Window, step, floor and image options.
+
+    Input shape: (batch, samples, leads), any real unit.
+    Output shape: (batch, height, width, channels) as ``grid.image_shape(samples, leads)``.
+
+    Examples
+    --------
+    >>> layer = Spectrogram(SpectrogramGrid(fs=125))
+    >>> tuple(layer(np.random.default_rng(0).normal(size=(2, 187, 1))).shape)
+    (2, 33, 16, 1)
+    """
+
+    def __init__(self, grid, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.grid = SpectrogramGrid(**grid) if isinstance(grid, dict) else grid
+        self._kernel = _fourier_kernel(self.grid.frame_length)
+        self._kernel_of_one = self._kernel.sum(axis=0, dtype=np.float64).round(3).astype(np.float32)  # N/2, -N/4, 0 ...
+
+    def build(self, input_shape):
+        _check_signal_shape(self, input_shape)
+        self.grid.image_shape(input_shape[1], input_shape[2])
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], *self.grid.image_shape(input_shape[1], input_shape[2])
+
+    def call(self, signals):
+        grid = self.grid
+        n_samples, n_leads = signals.shape[1:]
+        x = ops.cast(signals, "float32")
+        x = ops.reshape(ops.transpose(x, (0, 2, 1)), (-1, n_samples, 1))  # (batch * leads, samples, 1)
+        if grid.center:
+            half = grid.frame_length // 2
+            x = ops.pad(x, ((0, 0), (half, half), (0, 0)), mode="reflect")
+        mean = ops.mean(x, axis=1, keepdims=True)  # of this row; its exact transform is added back below,
+        parts = ops.conv(x - mean, self._kernel, strides=grid.hop_length, padding="valid")  # for float32's sake
+        parts = parts + mean * self._kernel_of_one
+        real, imaginary = ops.split(parts, 2, axis=-1)
+        power = ops.square(real) + ops.square(imaginary)  # (batch * leads, frames, freqs)
+        power = ops.reshape(power, (-1, n_leads, grid.n_frames(n_samples), grid.n_freqs))
+        peak = ops.maximum(ops.max(power, axis=(1, 2, 3), keepdims=True), _TINY)
+        floor = 10.0 ** (-grid.top_db / 10)
+        db = (10 / np.log(10)) * ops.log(ops.maximum(power / peak, floor))
+        image = ops.transpose(1 + db / grid.top_db, (0, 3, 2, 1))  # (batch, freqs, frames, leads)
+        return ops.cast(_finished(image, grid), self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "grid": dataclasses.asdict(self.grid)}
+
+
+def _fourier_kernel(frame_length):
+    """Hann-windowed cosines, then sines, as a convolution kernel (frame_length, 1, 2 * n_freqs)."""
+    n = np.arange(frame_length)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * n / frame_length)  # periodic, as scipy.signal.get_window gives it
+    turns = np.exp(-2j * np.pi * np.outer(n, np.arange(frame_length // 2 + 1)) / frame_length)
+    kernel = window[:, None] * np.concatenate([turns.real, turns.imag], axis=1)
+    return kernel[:, None, :].astype(np.float32)
+
+
+def _finished(image, grid):
+    """Resize and colour an image in [0, 1], as the grid says."""
+    if grid.size is not None:
+        image = ops.image.resize(image, grid.size, interpolation="bilinear", data_format="channels_last")
+    if grid.rgb:  # the classic blue-green-red map, piecewise linear
+        image = ops.clip(1.5 - ops.abs(4 * image - np.array([3.0, 2.0, 1.0], "float32")), 0, 1)
+    return image
+
+
+def _check_signal_shape(layer, shape):
+    """Refuse what is not (batch, samples, leads)."""
+    if len(shape) != 3 or shape[1] is None or shape[2] is None:
+        raise ValueError(
+            f"{type(layer).__name__} takes signals of shape (batch, samples, leads) with samples and leads known, "
+            f"got {tuple(shape)}."
+        )
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class Standardize(keras.layers.Layer):
+    """Subtract a mean and divide by a scale that were fitted on train rows.
+
+    Parameters
+    ----------
+    mean, scale : array_like
+        Broadcast against one row of the input. A scale of 0 (a constant column) counts as 1.
+
+    Examples
+    --------
+    >>> np.asarray(Standardize([1.0, 2.0], [2.0, 0.0])(np.array([[3.0, 4.0]]))).tolist()
+    [[1.0, 2.0]]
+    """
+
+    def __init__(self, mean, scale, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.mean = np.asarray(mean, np.float32)
+        scale = np.asarray(scale, np.float32)
+        self.scale = np.where(scale == 0, np.float32(1), scale)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def call(self, x):
+        return ops.cast((ops.cast(x, "float32") - self.mean) / self.scale, self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class Card(keras.layers.Layer):
+    """Pass probabilities through and carry what a user of the saved model must know.
+
+    Parameters
+    ----------
+    info : dict
+        classes, fs (Hz), leads, unit, n_samples, task, thresholds (multi-label), source ...
+
+    Examples
+    --------
+    >>> Card({"classes": ["N", "V"], "fs": 125.0}).info["classes"]
+    ['N', 'V']
+    """
+
+    def __init__(self, info, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.info = dict(info)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def call(self, x):
+        return x
+
+    def get_config(self):
+        return {**super().get_config(), "info": self.info}
+
+
+def model_card(model):
+    """The `Card` info inside a model saved by `fit_and_report`, or None."""
+    for layer in reversed(model.layers):
+        if isinstance(layer, Card):
+            return layer.info
+    return None
+
+
+REPRESENTATIONS = {SpectrogramGrid: Spectrogram}
+
+
+def representation(grid, **kwargs):
+    """The layer that computes what `grid` describes."""
+    return REPRESENTATIONS[type(grid)](grid, **kwargs)

@@ -1,0 +1,120 @@
+"""Turn arrays or data sets of signals into images, by the layers a model is served with.
+
+Conventions
+-----------
+Signals are float32 (n, samples, leads); images are float32 (n, freqs, frames,
+leads) in [0, 1], frequency rising with the row, time with the column.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ecg_keras._checks import check_signals
+from ecg_keras.dataset import ECGDataset
+from ecg_keras.grids import SpectrogramGrid
+
+_BATCH_BYTES = 32e6  # intermediate values of one batch; larger ones leave the caches and are slower
+
+
+def to_spectrograms(signals, *, fs=None, grid=None, size=None, rgb=False):
+    """Compute one log-power spectrogram per row, in dB below its own peak, scaled to [0, 1].
+
+    Parameters
+    ----------
+    signals : ECGDataset, or array_like of shape (n, samples) or (n, samples, leads)
+        Signals in any real unit.
+    fs : float, optional
+        Sampling rate in Hz; needed for arrays, a data set brings its own.
+    grid : SpectrogramGrid, optional
+        Window, step, floor; ``SpectrogramGrid(fs)`` by default. At 125 Hz its 64-sample
+        window spans 512 ms and rows are 1.95 Hz apart.
+    size : tuple of int (height, width), optional
+        Resize each image, for example to (128, 128).
+    rgb : bool, default False
+        Colour one lead's image in three channels.
+
+    Returns
+    -------
+    ECGDataset or ndarray of float32, shape (n, freqs, frames, leads)
+        As `signals` came. 1 is the row's own peak, 0 is ``top_db`` below it.
+
+    Raises
+    ------
+    ValueError
+        If the signals are shorter than one frame, not finite, or already images.
+
+    Examples
+    --------
+    >>> beat = np.sin(2 * np.pi * 10 * np.arange(187) / 125)
+    >>> to_spectrograms(beat[None, :], fs=125).shape
+    (1, 33, 16, 1)
+    """
+    grid = grid or SpectrogramGrid(_rate(signals, fs))
+    if size is not None or rgb:
+        grid = dataclasses.replace(grid, size=size, rgb=rgb)
+    return represent(signals, grid)
+
+
+def represent(signals, grid):
+    """Run the layer of `grid` over an array or an `ECGDataset` in batches."""
+    if isinstance(signals, ECGDataset):
+        if signals.grid is not None:
+            raise ValueError("signals are images or spectra already; give the data set of raw signals.")
+        if signals.fs != grid.fs:
+            raise ValueError(f"grid is for {grid.fs:g} Hz, the signals have {signals.fs:g} Hz.")
+        return signals.replace(x=_in_batches(signals.x, grid), grid=grid)
+    return _in_batches(check_signals("signals", signals), grid)
+
+
+def _rate(signals, fs):
+    """The sampling rate of a data set, or the one given for an array."""
+    if isinstance(signals, ECGDataset):
+        if fs is not None and fs != signals.fs:
+            raise ValueError(f"fs={fs:g} Hz, but the data set has {signals.fs:g} Hz; leave fs out.")
+        return signals.fs
+    if fs is None:
+        raise TypeError("fs, the sampling rate in Hz, is needed for an array of signals.")
+    return fs
+
+
+def _in_batches(x, grid):
+    """(n, samples, leads) to the grid's images, one compiled batch at a time."""
+    import keras
+
+    from ecg_keras.layers import representation
+
+    inputs = keras.Input(x.shape[1:])
+    model = keras.Model(inputs, representation(grid, dtype="float32")(inputs))
+    shape = model.output_shape[1:]
+    result = np.empty((len(x), *shape), np.float32)
+    per_row = 4 * max(int(np.prod(shape)), x[0].size if len(x) else 1) * 3
+    batch = int(np.clip(_BATCH_BYTES // per_row, 1, 4096))
+    run = compiled(model)
+    for start in range(0, len(x), batch):
+        part = x[start : start + batch]
+        if len(part) < batch <= len(x):  # a full batch from the end: no second compilation
+            start = len(x) - batch
+            part = x[start:]
+        result[start : start + len(part)] = run(part)
+    return result
+
+
+def compiled(model):
+    """A function from NumPy to NumPy that runs `model` without training, compiled where the backend compiles."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        graph = tf.function(lambda x: model(x, training=False))
+        return lambda x: graph(tf.convert_to_tensor(x)).numpy()
+    if backend == "jax":
+        import jax
+
+        trained = [variable.value for variable in model.trainable_variables]
+        fixed = [variable.value for variable in model.non_trainable_variables]
+        graph = jax.jit(lambda x: model.stateless_call(trained, fixed, x, training=False)[0])
+        return lambda x: np.asarray(graph(x))
+    return lambda x: keras.ops.convert_to_numpy(model(x, training=False))
