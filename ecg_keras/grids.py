@@ -26,8 +26,10 @@ class SpectrogramGrid:
         Hann window, in samples; the rows are ``fs / frame_length`` Hz apart.
     hop_length : int, default 12
         Step between frames, in samples.
-    top_db : float, default 60
+    top_db : float, default 45
         Power more than this many dB below the row's own peak counts as this many.
+        The default lies above the quantisation noise of beats scaled to 0..1, and within what
+        float32 resolves to 1e-4 dB.
     center : bool, default True
         Put a frame's middle, not its start, on samples 0, hop_length ...: the signal is
         mirrored by half a frame at both ends. A beat that starts with its R peak would
@@ -49,7 +51,7 @@ class SpectrogramGrid:
     fs: float
     frame_length: int = 64
     hop_length: int = 12
-    top_db: float = 60.0
+    top_db: float = 45.0
     center: bool = True
     size: tuple | None = None
     rgb: bool = False

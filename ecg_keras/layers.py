@@ -46,7 +46,6 @@ class Spectrogram(keras.layers.Layer):
         super().__init__(trainable=False, **kwargs)
         self.grid = SpectrogramGrid(**grid) if isinstance(grid, dict) else grid
         self._kernel = _fourier_kernel(self.grid.frame_length)
-        self._kernel_of_one = self._kernel.sum(axis=0, dtype=np.float64).round(3).astype(np.float32)  # N/2, -N/4, 0 ...
 
     def build(self, input_shape):
         _check_signal_shape(self, input_shape)
@@ -57,15 +56,13 @@ class Spectrogram(keras.layers.Layer):
 
     def call(self, signals):
         grid = self.grid
-        n_samples, n_leads = signals.shape[1:]
         x = ops.cast(signals, "float32")
+        n_samples, n_leads = x.shape[1:]
         x = ops.reshape(ops.transpose(x, (0, 2, 1)), (-1, n_samples, 1))  # (batch * leads, samples, 1)
         if grid.center:
             half = grid.frame_length // 2
             x = ops.pad(x, ((0, 0), (half, half), (0, 0)), mode="reflect")
-        mean = ops.mean(x, axis=1, keepdims=True)  # of this row; its exact transform is added back below,
-        parts = ops.conv(x - mean, self._kernel, strides=grid.hop_length, padding="valid")  # for float32's sake
-        parts = parts + mean * self._kernel_of_one
+        parts = ops.conv(x, self._kernel, strides=grid.hop_length, padding="valid")
         real, imaginary = ops.split(parts, 2, axis=-1)
         power = ops.square(real) + ops.square(imaginary)  # (batch * leads, frames, freqs)
         power = ops.reshape(power, (-1, n_leads, grid.n_frames(n_samples), grid.n_freqs))
