@@ -1,0 +1,258 @@
+"""Check data the way a careful person does before training: sizes, ranges, balance, leaks, dead leads.
+
+Conventions
+-----------
+`inspect` returns numbers, `findings` are sentences about what looks wrong. A finding is no
+error: some are properties of a public data set that a reader has to know.
+"""
+
+import hashlib
+
+import numpy as np
+
+from ecg_keras import pages
+
+_SAMPLE_ROWS = 20_000  # rows looked at for ranges; duplicates and labels use all
+_MEDIAN_ROWS = 300  # rows of a class that its typical row is chosen from
+
+
+class Inspection(dict):
+    """What `inspect` found: ``parts``, ``shared_rows``, ``shared_patients``, ``findings``.
+
+    Printed it is a table of text; in a notebook a table and a list.
+    """
+
+    def __str__(self):
+        rows = _table(self)
+        widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, *(f"! {finding}" for finding in self["findings"])])
+
+    def _repr_html_(self):
+        return inspection_html(self) + pages.bullets(self["findings"])
+
+
+def inspect(train=None, val=None, test=None):
+    """Check one to three parts and compare them.
+
+    Parameters
+    ----------
+    train, val, test : ECGDataset, optional
+        At least one.
+
+    Returns
+    -------
+    Inspection
+        A dict. ``parts`` has, per part, ``rows``, ``shape``, ``duration_s``, ``channels``, ``min``, ``max``,
+        ``mean``, ``std``, ``zeros`` (share of entries), ``class_counts``, ``patients``, ``records``,
+        ``constant_leads`` (rows in which each lead does not move), ``equal_leads``, ``duplicates`` (rows seen
+        before in the part) and ``label_runs`` (runs of equal labels over those expected of shuffled rows).
+        Ranges are of up to 20,000 evenly spaced rows.
+
+    Examples
+    --------
+    >>> from ecg_keras import ECGDataset
+    >>> x = np.sin(np.arange(30.0)).reshape(3, 10, 1)
+    >>> found = inspect(test=ECGDataset(x[[0, 1, 1, 2]], [0, 1, 1, 0], classes="NV", fs=10))
+    >>> found["parts"]["test"]["duplicates"], found["findings"][-1]
+    (1, 'test: 1 of 4 rows are exact copies of others.')
+    """
+    parts = {name: part for name, part in (("train", train), ("val", val), ("test", test)) if part is not None}
+    if not parts:
+        raise ValueError("inspect needs at least one of train, val and test.")
+    digests = {name: _digests(part.x) for name, part in parts.items()}
+    result = Inspection(parts={name: _describe(part, digests[name]) for name, part in parts.items()})
+    names = list(parts)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    result["shared_rows"] = {f"{a}, {b}": len(set(digests[a]) & set(digests[b])) for a, b in pairs}
+    result["shared_patients"] = {
+        f"{a}, {b}": len(np.intersect1d(parts[a].patients, parts[b].patients))
+        for a, b in pairs
+        if parts[a].patients is not None and parts[b].patients is not None
+    }
+    result["findings"] = _findings(parts, result)
+    return result
+
+
+def examples_of(ds, *, most=None):
+    """Row number of a typical row of each class: the one nearest to the median of (up to 300 of) its rows.
+
+    Multi-label rows with that class alone are preferred. Classes without rows are left out; with
+    `most` only that many of the largest classes are kept.
+
+    Examples
+    --------
+    >>> from ecg_keras import ECGDataset
+    >>> examples_of(ECGDataset([[0, 0], [0, 1], [0, 2], [5, 5]], [0, 0, 0, 1], classes="NV", fs=10))
+    {'N': 1, 'V': 3}
+    """
+    found = {}
+    for i, name in enumerate(ds.classes):
+        if ds.multi_label:
+            alone = (ds.y[:, i] == 1) & (ds.y.sum(axis=1) == 1)
+            rows = np.flatnonzero(alone if alone.any() else ds.y[:, i] == 1)
+        else:
+            rows = np.flatnonzero(ds.y == i)
+        if len(rows):
+            rows = rows[np.unique(np.linspace(0, len(rows) - 1, _MEDIAN_ROWS).astype(int))]
+            flat = ds.x[rows].reshape(len(rows), -1)
+            found[name] = int(rows[np.abs(flat - np.median(flat, axis=0)).sum(axis=1).argmin()])
+    counts = ds.class_counts()
+    kept = sorted(found, key=lambda name: -counts[name])[:most]
+    return {name: row for name, row in found.items() if name in kept}
+
+
+def plot_labelled(ds, *, per_class=3, seed=0):
+    """Random rows beside their labels, a row of pictures per class.
+
+    Parameters
+    ----------
+    ds : ECGDataset
+        Signals or images.
+    per_class : int, default 3
+        Pictures per class.
+    seed : int, default 0
+        Seed of the draw.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    from matplotlib.figure import Figure
+
+    rng = np.random.default_rng(seed)
+    names = list(examples_of(ds, most=12))
+    fig = Figure(figsize=(2.4 * per_class, 1.5 * len(names) + 0.4), layout="constrained")
+    axes = fig.subplots(len(names), per_class, squeeze=False)
+    for line, name in zip(axes, names):
+        i = ds.classes.index(name)
+        rows = np.flatnonzero(ds.y[:, i] == 1 if ds.multi_label else ds.y == i)
+        for ax, row in zip(line, rng.permutation(rows)[:per_class]):
+            if ds.is_images:
+                image = np.clip(ds.x[row], 0, 1)
+                ax.imshow(image if image.shape[2] == 3 else image[:, :, 0], origin="lower", aspect="auto", cmap="magma")
+            else:
+                ax.plot(ds.x[row][:, 0], color="#1b2a3a", linewidth=0.9)
+            label = "+".join(np.array(ds.classes)[ds.y[row] == 1]) if ds.multi_label else name
+            ax.set_title(f"{label}  (row {row})", fontsize=9, loc="left")
+        for ax in line:
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.spines[["top", "right", "left", "bottom"]].set_color("#b8c4ce")
+    return fig
+
+
+def inspection_html(inspection):
+    """The table of an inspection, a column per part."""
+    header, *rows = _table(inspection)
+    return pages.table(header, rows)
+
+
+def _table(inspection):
+    """Numbers of an inspection as rows of text, header first."""
+    parts = inspection["parts"]
+    shown = [
+        ("rows", lambda p: f"{p['rows']:,}"),
+        ("shape of a row", lambda p: " x ".join(str(size) for size in p["shape"])),
+        ("duration", lambda p: "-" if p["duration_s"] is None else f"{p['duration_s']:.2f} s at {p['fs']:g} Hz"),
+        ("leads or channels", lambda p: p["channels"]),
+        ("range", lambda p: f"{p['min']:.3g} to {p['max']:.3g} {p['unit']}"),
+        ("mean, standard deviation", lambda p: f"{p['mean']:.3g}, {p['std']:.3g}"),
+        ("entries that are 0", lambda p: pages.percent(p["zeros"])),
+        ("patients", lambda p: "not named" if p["patients"] is None else f"{p['patients']:,}"),
+        ("recordings", lambda p: "not named" if p["records"] is None else f"{p['records']:,}"),
+        ("rows with a constant lead", lambda p: f"{max(p['constant_leads'].values()):,}"),
+        ("copies within the part", lambda p: f"{p['duplicates']:,}"),
+        ("smallest class", lambda p: "{} ({:,})".format(*min(p["class_counts"].items(), key=lambda item: item[1]))),
+    ]
+    rows = [[label, *(show(part) for part in parts.values())] for label, show in shown]
+    for pair, count in inspection["shared_rows"].items():
+        first, second = pair.split(", ")
+        rows.append([f"also in {first}", *(f"{count:,}" if name == second else "" for name in parts)])
+    return [["", *parts], *rows]
+
+
+def _describe(part, digests):
+    """Numbers of one part."""
+    x = part.x[:: max(1, len(part) // _SAMPLE_ROWS)]
+    channels = part.leads if x.shape[-1] == len(part.leads) else tuple(f"channel {i}" for i in range(x.shape[-1]))
+    axes = tuple(range(1, part.x.ndim - 1))
+    still = np.ptp(part.x, axis=axes) == 0  # (n, channels)
+    equal = [
+        f"{channels[i]} = {channels[j]}"
+        for i in range(len(channels))
+        for j in range(i + 1, len(channels))
+        if len(channels) <= 16 and np.array_equal(x[..., i], x[..., j])
+    ]
+    runs = None
+    if not part.multi_label and len(part) > 1:
+        share = np.bincount(part.y) / len(part)
+        expected = 1 + (len(part) - 1) * (1 - (share**2).sum())
+        runs = float((1 + (np.diff(part.y) != 0).sum()) / expected)
+    return {
+        "rows": len(part),
+        "shape": list(part.x.shape[1:]),
+        "fs": part.fs,
+        "duration_s": part.x.shape[1] / part.fs if part.grid is None else None,
+        "unit": part.unit if part.grid is None else "",
+        "channels": ", ".join(channels),
+        "min": float(x.min()),
+        "max": float(x.max()),
+        "mean": float(x.mean(dtype=np.float64)),
+        "std": float(x.std(dtype=np.float64)),
+        "zeros": float((x == 0).mean()),
+        "class_counts": part.class_counts(),
+        "patients": None if part.patients is None else len(np.unique(part.patients)),
+        "records": None if part.records is None else len(np.unique(part.records)),
+        "constant_leads": {name: int(count) for name, count in zip(channels, still.sum(axis=0))},
+        "equal_leads": equal,
+        "duplicates": len(digests) - len(set(digests)),
+        "label_runs": runs,
+        "resampled": bool(part.balance is not None and part.balance.resampled),
+    }
+
+
+def _digests(x):
+    """A 16-byte digest of each row."""
+    rows = np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8)
+    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
+
+
+def _findings(parts, result):
+    """Sentences about what a reader has to know or a user has to repair."""
+    found = []
+    for name, part in result["parts"].items():
+        n = part["rows"]
+        for kind, count in part["class_counts"].items():
+            if not count:
+                found.append(f"{name}: no row of class {kind}; its figures cannot be known there.")
+            elif count < 20 and name != "train":
+                found.append(f"{name}: only {count} rows of class {kind}; its figures are coarse.")
+        for lead, count in part["constant_leads"].items():
+            if count:
+                found.append(f"{name}: {lead} does not move in {count:,} of {n:,} rows.")
+        for pair in part["equal_leads"]:
+            found.append(f"{name}: {pair} in every row looked at; one of them adds nothing.")
+        if part["duplicates"] and not part["resampled"]:
+            found.append(f"{name}: {part['duplicates']:,} of {n:,} rows are exact copies of others.")
+        if part["label_runs"] is not None and n >= 100 and part["label_runs"] < 0.05 and part["patients"] is None:
+            found.append(
+                f"{name}: rows are sorted by class; order, batch statistics or context between rows would carry the label."
+            )
+    for pair, count in result["shared_rows"].items():
+        if count:
+            found.append(f"{count:,} rows are in both {pair.replace(', ', ' and ')}, to the last digit.")
+    for pair, count in result["shared_patients"].items():
+        if count:
+            found.append(f"{count:,} patients are in both {pair.replace(', ', ' and ')}.")
+    if "train" in result["parts"]:
+        base = result["parts"]["train"]
+        for name, part in result["parts"].items():
+            shifted = abs(part["mean"] - base["mean"]) > base["std"]
+            scaled = base["std"] > 0 and not 0.5 < part["std"] / base["std"] < 2
+            if name != "train" and not base["resampled"] and (shifted or scaled):
+                found.append(
+                    f"{name}: mean {part['mean']:.3g} and standard deviation {part['std']:.3g} differ from train's "
+                    f"{base['mean']:.3g} and {base['std']:.3g}; were both scaled alike?"
+                )
+    return found
