@@ -77,8 +77,12 @@ class ECGDataset:
         How raw signals were standardised before they became `x`.
     balance : Balance, optional
         How this train part is balanced; None for parts to validate and test on.
+    n_samples : int, optional
+        Samples of the signal each row was made from; filled in for signals, needed for images.
     notes : sequence of str, optional
         What a reader of the report has to know: rows left out, patients shared.
+    seconds : dict, optional
+        What making the data set took, by step: "load", "balance", "transform".
 
     Raises
     ------
@@ -108,7 +112,9 @@ class ECGDataset:
     source: str = "unknown"
     scaler: Scaler | None = None
     balance: Balance | None = None
+    n_samples: int | None = None
     notes: tuple = ()
+    seconds: dict | None = None
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
@@ -147,6 +153,8 @@ class ECGDataset:
                 )
             put("metadata", check_finite("metadata", metadata, row="rows"))
             put("metadata_names", names)
+        if self.grid is None and x.ndim == 3:
+            put("n_samples", x.shape[1])
         put("notes", tuple(self.notes))
 
     def _checked_labels(self):

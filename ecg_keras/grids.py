@@ -44,8 +44,8 @@ class SpectrogramGrid:
     >>> grid = SpectrogramGrid(fs=125)
     >>> grid.image_shape(187, 1)
     (33, 16, 1)
-    >>> grid.freqs_hz[1], grid.times_s(187)[1]
-    (1.953125, 0.096)
+    >>> print(grid.freqs_hz[1], grid.times_s(187)[1])
+    1.953125 0.096
     """
 
     fs: float
@@ -102,6 +102,175 @@ class SpectrogramGrid:
         first = 0 if self.center else self.frame_length / 2
         times = (first + self.hop_length * np.arange(self.n_frames(n_samples))) / self.fs
         return times if self.size is None else _resampled(times, self.size[1])
+
+
+@dataclass(frozen=True)
+class ScalogramGrid:
+    """Geometry of a log-power scalogram from a bank of complex Morlet wavelets.
+
+    The wavelets are PyWavelets' ``cmor{bandwidth}-{center}`` as its ``cwt`` applies them, at
+    logarithmically spaced frequencies; signals count as zero beyond their ends.
+
+    Parameters
+    ----------
+    fs : float
+        Sampling rate of the signals, in Hz.
+    low_hz : float, default 1
+        Frequency of the first row.
+    high_hz : float, optional
+        Frequency of the last row; 40 Hz or 0.4 fs, whichever is lower, by default.
+    n_freqs : int, default 32
+        Rows before resizing.
+    hop_length : int, optional
+        Step between columns, in samples; 40 ms by default.
+    bandwidth, center : float, default 1.5 and 1.0
+        Of the Morlet wavelet: its variance parameter, and its frequency at scale 1.
+    precision : int, default 12
+        The wavelet is looked up in a table of ``2 ** precision`` steps, as PyWavelets does;
+        12 is its default, more is nearer to the ideal wavelet at low frequencies.
+    top_db : float, default 45
+        Power more than this many dB below the row's own peak counts as this many.
+    size : tuple of int (height, width), optional
+        Resize the image to this, bilinearly.
+    rgb : bool, default False
+        Colour one lead's image, in three channels.
+
+    Examples
+    --------
+    >>> grid = ScalogramGrid(fs=125)
+    >>> grid.image_shape(187, 1)
+    (32, 38, 1)
+    >>> grid.freqs_hz[[0, -1]].round(1).tolist(), grid.hop_length
+    ([1.0, 40.0], 5)
+    """
+
+    fs: float
+    low_hz: float = 1.0
+    high_hz: float | None = None
+    n_freqs: int = 32
+    hop_length: int | None = None
+    bandwidth: float = 1.5
+    center: float = 1.0
+    precision: int = 12
+    top_db: float = 45.0
+    size: tuple | None = None
+    rgb: bool = False
+
+    def __post_init__(self):
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
+        for name in ("fs", "low_hz", "bandwidth", "center", "top_db"):
+            check_positive(name, getattr(self, name))
+        put("high_hz", min(40.0, 0.4 * self.fs) if self.high_hz is None else self.high_hz)
+        put("hop_length", max(1, round(0.04 * self.fs)) if self.hop_length is None else self.hop_length)
+        if not self.low_hz < self.high_hz < self.fs / 2:
+            raise ValueError(
+                f"frequencies must rise from low_hz to high_hz and stay below fs / 2 = {self.fs / 2:g} Hz, "
+                f"got {self.low_hz:g} to {self.high_hz:g} Hz."
+            )
+        for name, least in (("n_freqs", 2), ("hop_length", 1), ("precision", 6)):
+            value = getattr(self, name)
+            if value != int(value) or value < least:
+                raise ValueError(f"{name} must be a whole number, at least {least}, got {value}.")
+            put(name, int(value))
+        if self.size is not None:
+            put("size", _checked_size(self.size))
+
+    @property
+    def scales(self):
+        """Scale of each wavelet, in samples: ``center * fs / frequency``."""
+        return self.center * self.fs / np.geomspace(self.low_hz, self.high_hz, self.n_freqs)
+
+    def n_frames(self, n_samples):
+        """Columns before resizing, for a signal of `n_samples`."""
+        return 1 + (n_samples - 1) // self.hop_length
+
+    def image_shape(self, n_samples, n_leads):
+        """(height, width, channels) of the image of one row of signals."""
+        if self.rgb and n_leads != 1:
+            raise ValueError(f"rgb=True colours one lead, got {n_leads} leads; leave rgb=False, one channel per lead.")
+        height, width = self.size or (self.n_freqs, self.n_frames(n_samples))
+        return height, width, 3 if self.rgb else n_leads
+
+    @property
+    def freqs_hz(self):
+        """Centre frequency of each row of the image, in Hz, shape (height,)."""
+        freqs = np.geomspace(self.low_hz, self.high_hz, self.n_freqs)
+        return freqs if self.size is None else _resampled(freqs, self.size[0])
+
+    def times_s(self, n_samples):
+        """Time of each column of the image from the signal's first sample, in s, shape (width,)."""
+        times = self.hop_length * np.arange(self.n_frames(n_samples)) / self.fs
+        return times if self.size is None else _resampled(times, self.size[1])
+
+
+@dataclass(frozen=True)
+class SpectrumGrid:
+    """Geometry of the spectrum of a whole signal: discrete Fourier transform, magnitude, dB.
+
+    Parameters
+    ----------
+    fs : float
+        Sampling rate of the signals, in Hz.
+    resolution_hz : float, optional
+        Distance of the rows. By default that of the signal itself, fs / n_samples. Smaller values
+        interpolate (as zero padding does); larger ones average the power of the bins they cover.
+    max_hz : float, default 50
+        Frequencies up to this (or fs / 2, if lower) are kept; an ECG has little beyond.
+    top_db : float, default 60
+        Power more than this many dB below the row's own peak counts as this many.
+    log : bool, default True
+        False gives the magnitude itself, as a share of the peak.
+
+    Examples
+    --------
+    >>> grid = SpectrumGrid(fs=100)
+    >>> grid.n_freqs(1000), float(grid.freqs_hz(1000)[1])
+    (501, 0.1)
+    >>> SpectrumGrid(fs=100, resolution_hz=0.5).n_freqs(1000)
+    100
+    """
+
+    fs: float
+    resolution_hz: float | None = None
+    max_hz: float = 50.0
+    top_db: float = 60.0
+    log: bool = True
+
+    def __post_init__(self):
+        for name in ("fs", "max_hz", "top_db"):
+            check_positive(name, getattr(self, name))
+        if self.resolution_hz is not None:
+            check_positive("resolution_hz", self.resolution_hz)
+
+    def bins(self, n_samples):
+        """Frequencies in Hz that are computed, and how many neighbours are averaged into a row."""
+        own = self.fs / n_samples
+        step, share = self.resolution_hz or own, 1
+        if step > own * (1 + 1e-9):
+            share = int(np.ceil(step / own - 1e-9))
+            step = step / share
+        n = int(np.floor(min(self.max_hz, self.fs / 2) / step + 1e-9)) + 1
+        n -= n % share
+        if n < 4 * share:
+            raise ValueError(
+                f"a spectrum of {n_samples} samples up to {self.max_hz:g} Hz in steps of {step * share:g} Hz "
+                "has less than 4 rows; choose a finer resolution_hz or a higher max_hz."
+            )
+        return step * np.arange(n), share
+
+    def n_freqs(self, n_samples):
+        """Rows of the spectrum of a signal of `n_samples`."""
+        freqs, share = self.bins(n_samples)
+        return len(freqs) // share
+
+    def freqs_hz(self, n_samples):
+        """Centre frequency of each row, in Hz, shape (n_freqs,)."""
+        freqs, share = self.bins(n_samples)
+        return freqs.reshape(-1, share).mean(axis=1)
+
+    def spectrum_shape(self, n_samples, n_leads):
+        """(rows, leads) of the spectrum of one row of signals."""
+        return self.n_freqs(n_samples), n_leads
 
 
 def _checked_size(size):

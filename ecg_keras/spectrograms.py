@@ -3,16 +3,18 @@
 Conventions
 -----------
 Signals are float32 (n, samples, leads); images are float32 (n, freqs, frames,
-leads) in [0, 1], frequency rising with the row, time with the column.
+leads) and spectra float32 (n, freqs, leads), in [0, 1], frequency rising with the
+row, time with the column.
 """
 
 import dataclasses
+import time
 
 import numpy as np
 
 from ecg_keras._checks import check_signals
 from ecg_keras.dataset import ECGDataset
-from ecg_keras.grids import SpectrogramGrid
+from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
 _BATCH_BYTES = 32e6  # intermediate values of one batch; larger ones leave the caches and are slower
 
@@ -56,6 +58,51 @@ def to_spectrograms(signals, *, fs=None, grid=None, size=None, rgb=False):
     return represent(signals, grid)
 
 
+def to_scalograms(signals, *, fs=None, grid=None, size=None, rgb=False):
+    """Compute one log-power Morlet scalogram per row, in dB below its own peak, scaled to [0, 1].
+
+    Parameters are those of `to_spectrograms`, but `grid` is a `ScalogramGrid`.
+
+    Examples
+    --------
+    >>> beat = np.sin(2 * np.pi * 10 * np.arange(187) / 125)
+    >>> to_scalograms(beat[None, :], fs=125).shape
+    (1, 32, 38, 1)
+    """
+    grid = grid or ScalogramGrid(_rate(signals, fs))
+    if size is not None or rgb:
+        grid = dataclasses.replace(grid, size=size, rgb=rgb)
+    return represent(signals, grid)
+
+
+def to_spectra(signals, *, fs=None, grid=None, resolution_hz=None):
+    """Compute one log-magnitude Fourier spectrum per row, in dB below its own peak, scaled to [0, 1].
+
+    Parameters
+    ----------
+    signals, fs
+        As in `to_spectrograms`.
+    grid : SpectrumGrid, optional
+        Resolution, highest frequency, floor.
+    resolution_hz : float, optional
+        Distance of the frequencies; fs / n_samples by default.
+
+    Returns
+    -------
+    ECGDataset or ndarray of float32, shape (n, freqs, leads)
+
+    Examples
+    --------
+    >>> beat = np.sin(2 * np.pi * 10 * np.arange(187) / 125)
+    >>> to_spectra(beat[None, :], fs=125).shape
+    (1, 75, 1)
+    """
+    grid = grid or SpectrumGrid(_rate(signals, fs))
+    if resolution_hz is not None:
+        grid = dataclasses.replace(grid, resolution_hz=resolution_hz)
+    return represent(signals, grid)
+
+
 def represent(signals, grid):
     """Run the layer of `grid` over an array or an `ECGDataset` in batches."""
     if isinstance(signals, ECGDataset):
@@ -63,7 +110,10 @@ def represent(signals, grid):
             raise ValueError("signals are images or spectra already; give the data set of raw signals.")
         if signals.fs != grid.fs:
             raise ValueError(f"grid is for {grid.fs:g} Hz, the signals have {signals.fs:g} Hz.")
-        return signals.replace(x=_in_batches(signals.x, grid), grid=grid)
+        start = time.perf_counter()
+        x = _in_batches(signals.x, grid)
+        seconds = {**(signals.seconds or {}), "transform": time.perf_counter() - start}
+        return signals.replace(x=x, grid=grid, seconds=seconds)
     return _in_batches(check_signals("signals", signals), grid)
 
 

@@ -1,0 +1,190 @@
+"""Make the batches a model is trained on.
+
+Conventions
+-----------
+A batch is (inputs, targets, weights): a dict of float32 arrays named as the
+model's inputs, float32 one-hot or multi-hot targets, and a weight per row. What
+a batch holds follows from (seed, epoch, its number) alone, so a run that was
+interrupted sees the same batches as one that was not.
+"""
+
+import keras
+import numpy as np
+
+from ecg_keras.augment import augment as augmented
+
+
+class TrainBatches(keras.utils.PyDataset):
+    """Batches of a train part, in a new order every epoch.
+
+    Parameters
+    ----------
+    train : ECGDataset
+        Rows to train on.
+    inputs : sequence of str
+        Names of the model's inputs.
+    batch_size : int
+        Rows per batch; the last batch of an epoch may be smaller.
+    class_weight_power : float, default 0
+        Rows weigh ``count_of_their_class ** -power``, scaled to a mean of 1 (0: all alike).
+        Where rows have several classes it must be 0.
+    augment : sequence of str, default ()
+        Names of `augment.AUGMENTATIONS`, applied to signals.
+    crop_samples : int, optional
+        Cut a random stretch of this length out of every signal.
+    mixup : float, default 0
+        Mix pairs of rows and their targets with Beta(mixup, mixup) shares (Zhang et al., ICLR 2018).
+    sampler : bool, default False
+        Draw classes equally often, and interpolate minority rows towards a near neighbour.
+    epoch, seed : int
+        The epoch to begin with, and the seed of all draws.
+
+    Examples
+    --------
+    >>> from ecg_keras import ECGDataset
+    >>> train = ECGDataset(np.zeros((10, 187)), [0] * 8 + [1] * 2, classes="NV", fs=125)
+    >>> inputs, targets, weights = TrainBatches(train, ["signal"], batch_size=4)[0]
+    >>> inputs["signal"].shape, targets.shape, weights.shape
+    ((4, 187, 1), (4, 2), (4,))
+    """
+
+    def __init__(
+        self,
+        train,
+        inputs,
+        *,
+        batch_size,
+        class_weight_power=0.0,
+        augment=(),
+        crop_samples=None,
+        mixup=0.0,
+        sampler=False,
+        epoch=0,
+        seed=0,
+    ):
+        super().__init__(workers=1)
+        if augment and train.grid is not None:
+            raise ValueError("augment changes signals, and train holds images or spectra; give the model raw signals.")
+        if crop_samples is not None and crop_samples > train.x.shape[1]:
+            raise ValueError(f"crop_samples={crop_samples} is longer than the signals ({train.x.shape[1]} samples).")
+        self.arrays = train.inputs(inputs)
+        self.eyed = next((name for name in ("signal", "image") if name in self.arrays), None)
+        self.targets = train.y if train.multi_label else np.eye(len(train.classes), dtype=np.float32)[train.y]
+        self.weights = _row_weights(train, class_weight_power)
+        self.neighbours = Neighbours(train) if sampler else None
+        self.batch_size, self.augment, self.mixup = batch_size, augment, mixup
+        self.fs, self.crop_samples = train.fs, crop_samples
+        self.seed, self.epoch = seed, epoch
+        self._order = self._draw_order()
+
+    def __len__(self):
+        return -(-len(self._order) // self.batch_size)
+
+    def on_epoch_end(self):
+        self.epoch += 1
+        self._order = self._draw_order()
+
+    def _draw_order(self):
+        """Row numbers in the order of this epoch."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.neighbours is not None:
+            return self.neighbours.draw(len(self.targets), rng)
+        return rng.permutation(len(self.targets))
+
+    def __getitem__(self, number):
+        rng = np.random.default_rng([self.seed, self.epoch, number])
+        rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        inputs = {name: array[rows] for name, array in self.arrays.items()}
+        targets, weights = self.targets[rows], self.weights[rows]
+        if self.neighbours is not None:
+            inputs = self.neighbours.interpolate(inputs, self.arrays, rows, rng)
+        if self.crop_samples is not None:
+            inputs["signal"] = _cropped(inputs["signal"], self.crop_samples, rng)
+        if self.augment:
+            inputs["signal"] = augmented(inputs["signal"], self.augment, rng, fs=self.fs)
+        if self.mixup:
+            share = rng.beta(self.mixup, self.mixup, len(rows)).astype(np.float32)
+            other = rng.permutation(len(rows))
+            inputs = {name: _mixed(array, array[other], share) for name, array in inputs.items()}
+            targets, weights = _mixed(targets, targets[other], share), _mixed(weights, weights[other], share)
+        return inputs, targets, weights
+
+
+def _row_weights(train, power):
+    """A weight per row, ``count ** -power`` of its class, with a mean of 1."""
+    if not power:
+        return np.ones(len(train), np.float32)
+    if train.multi_label:
+        raise ValueError("class weights are for one class per row; this data set is multi-label, use 0.")
+    counts = np.bincount(train.y, minlength=len(train.classes)).clip(1)
+    weights = (counts.astype(float) ** -power)[train.y]
+    return (weights / weights.mean()).astype(np.float32)
+
+
+def _mixed(first, second, share):
+    """``share`` of the first rows and the rest of the second."""
+    share = share.reshape(-1, *[1] * (first.ndim - 1))
+    return share * first + (1 - share) * second
+
+
+def _cropped(signals, length, rng):
+    """(n, samples, leads) to (n, length, leads), each row from a start of its own."""
+    starts = rng.integers(0, signals.shape[1] - length + 1, len(signals))
+    return signals[np.arange(len(signals))[:, None], starts[:, None] + np.arange(length)]
+
+
+class Neighbours:
+    """Class-balanced draws in which a repeated minority row moves towards a near one of its class.
+
+    What SMOTE (Chawla et al., JAIR 2002) makes and keeps, this makes when a batch needs it: a point
+    on the line between a row and one of its `k` nearest neighbours of the same class.
+
+    Parameters
+    ----------
+    train : ECGDataset
+        Single-label rows.
+    k : int, default 5
+        Neighbours to choose from.
+    """
+
+    def __init__(self, train, *, k=5):
+        from sklearn.neighbors import NearestNeighbors
+
+        if train.multi_label:
+            raise ValueError("the class-balanced sampler needs one class per row; this data set is multi-label.")
+        caps = (train.balance.caps if train.balance else None) or {}
+        self.rows = [np.flatnonzero(train.y == label) for label in range(len(train.classes))]
+        most = max(len(rows) for rows in self.rows)
+        goals = [min(most, caps.get(name, most)) if len(rows) else 0 for name, rows in zip(train.classes, self.rows)]
+        self.shares = np.asarray(goals, float) / sum(goals)
+        self.near = np.full((len(train), k), -1)
+        for rows, goal in zip(self.rows, goals):
+            if 1 < len(rows) < goal:
+                flat = train.x[rows].reshape(len(rows), -1)
+                n = min(k, len(rows) - 1)
+                found = NearestNeighbors(n_neighbors=n + 1).fit(flat).kneighbors(flat, return_distance=False)
+                self.near[rows] = rows[_filled(found[:, 1:], k)]
+
+    def draw(self, n, rng):
+        """`n` row numbers, classes in their shares, each row of a class about equally often."""
+        counts = rng.multinomial(n, self.shares)
+        picks = [_repeated(rows, count, rng) for rows, count in zip(self.rows, counts) if count]
+        return rng.permutation(np.concatenate(picks))
+
+    def interpolate(self, inputs, arrays, rows, rng):
+        """Move minority rows of a batch towards a random neighbour by a random share."""
+        other = self.near[rows, rng.integers(self.near.shape[1], size=len(rows))]
+        other = np.where(other < 0, rows, other)
+        share = 1 - rng.random(len(rows), dtype=np.float32)
+        return {name: _mixed(batch, arrays[name][other], share) for name, batch in inputs.items()}
+
+
+def _filled(found, k):
+    """Fewer than `k` neighbours, repeated to `k` columns."""
+    return found[:, np.arange(k) % found.shape[1]]
+
+
+def _repeated(rows, count, rng):
+    """`count` picks from `rows`: whole rounds of all of them, then a random part."""
+    rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
+    return np.concatenate(rounds)[:count]
