@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ecg_keras.grids import SpectrogramGrid
+from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
 _TINY = 1e-20  # keeps an all-zero signal finite; far below the power of one ADC step
 
@@ -43,7 +43,7 @@ class Spectrogram(keras.layers.Layer):
     """
 
     def __init__(self, grid, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.grid = SpectrogramGrid(**grid) if isinstance(grid, dict) else grid
         self._kernel = _fourier_kernel(self.grid.frame_length)
 
@@ -66,10 +66,7 @@ class Spectrogram(keras.layers.Layer):
         real, imaginary = ops.split(parts, 2, axis=-1)
         power = ops.square(real) + ops.square(imaginary)  # (batch * leads, frames, freqs)
         power = ops.reshape(power, (-1, n_leads, grid.n_frames(n_samples), grid.n_freqs))
-        peak = ops.maximum(ops.max(power, axis=(1, 2, 3), keepdims=True), _TINY)
-        floor = 10.0 ** (-grid.top_db / 10)
-        db = (10 / np.log(10)) * ops.log(ops.maximum(power / peak, floor))
-        image = ops.transpose(1 + db / grid.top_db, (0, 3, 2, 1))  # (batch, freqs, frames, leads)
+        image = ops.transpose(_decibels(power, grid.top_db), (0, 3, 2, 1))  # (batch, freqs, frames, leads)
         return ops.cast(_finished(image, grid), self.compute_dtype)
 
     def get_config(self):
@@ -104,6 +101,161 @@ def _check_signal_shape(layer, shape):
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
+class Scalogram(keras.layers.Layer):
+    """Log-power scalogram of each lead: complex Morlet wavelets, scaled to [0, 1].
+
+    The squared magnitude of PyWavelets' ``cwt`` in dB relative to the row's own peak over all
+    its leads, floored at ``-top_db`` and mapped linearly to [0, 1]: 1 is the peak.
+
+    Parameters
+    ----------
+    grid : ScalogramGrid
+        Frequencies, step, floor and image options.
+
+    Input shape: (batch, samples, leads), any real unit.
+    Output shape: (batch, height, width, channels) as ``grid.image_shape(samples, leads)``.
+
+    Examples
+    --------
+    >>> layer = Scalogram(ScalogramGrid(fs=125))
+    >>> tuple(layer(np.random.default_rng(0).normal(size=(2, 187, 1))).shape)
+    (2, 32, 38, 1)
+    """
+
+    def __init__(self, grid, **kwargs):
+        super().__init__(**{**kwargs, "trainable": False})
+        self.grid = ScalogramGrid(**grid) if isinstance(grid, dict) else grid
+
+    def build(self, input_shape):
+        _check_signal_shape(self, input_shape)
+        self.grid.image_shape(input_shape[1], input_shape[2])
+        self._kernels = _morlet_kernels(self.grid, input_shape[1])
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], *self.grid.image_shape(input_shape[1], input_shape[2])
+
+    def power(self, signals):
+        """Squared magnitude of each coefficient, float32 (batch, freqs, frames, leads)."""
+        signals = ops.convert_to_tensor(signals, "float32")
+        if not self.built:
+            self.build(signals.shape)
+        n_samples, n_leads = signals.shape[1:]
+        x = ops.reshape(ops.transpose(signals, (0, 2, 1)), (-1, n_samples, 1))  # (batch * leads, samples, 1)
+        bands = []
+        for kernel in self._kernels:
+            half = kernel.shape[0] // 2
+            parts = ops.conv(
+                ops.pad(x, ((0, 0), (half, half), (0, 0))), kernel, strides=self.grid.hop_length, padding="valid"
+            )
+            real, imaginary = ops.split(parts, 2, axis=-1)
+            bands.append(ops.square(real) + ops.square(imaginary))  # (batch * leads, frames, freqs of the band)
+        power = ops.concatenate(bands, axis=-1)
+        power = ops.reshape(power, (-1, n_leads, *power.shape[1:]))
+        return ops.transpose(power, (0, 3, 2, 1))
+
+    def call(self, signals):
+        image = _decibels(self.power(ops.cast(signals, "float32")), self.grid.top_db)
+        return ops.cast(_finished(image, self.grid), self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "grid": dataclasses.asdict(self.grid)}
+
+
+def _morlet_kernels(grid, n_samples):
+    """Convolution kernels (taps, 1, 2 * freqs), real parts then imaginary, one for each octave of scales.
+
+    The integral of the wavelet is read from a table and differenced, as ``pywt.cwt`` does; taps
+    beyond the signal's length meet only zeros, those beyond 4 widths are below 1e-6 of the largest, and are left out.
+    """
+    step = 16 / (2**grid.precision - 1)  # PyWavelets' support is -8 to 8 scales
+    at = -8 + step * np.arange(2**grid.precision)
+    wavelet = np.exp(2j * np.pi * grid.center * at - at**2 / grid.bandwidth) / np.sqrt(np.pi * grid.bandwidth)
+    table = np.conj(np.cumsum(wavelet) * step)
+    reach = min(8.0, 4 * np.sqrt(grid.bandwidth))  # exp(-16) of the peak
+    octaves = {}
+    for scale in grid.scales:
+        place = (np.arange(scale * 16 + 1) / (scale * step)).astype(int)
+        integral = table[place[place < len(table)]][::-1]
+        taps = -np.sqrt(scale) * np.diff(np.pad(integral, 1))[::-1]  # a correlation kernel
+        zero = len(taps) - 1 - (1 + (len(integral) - 2) // 2)  # the tap that meets the sample itself
+        half = int(min(np.ceil(reach * scale), n_samples - 1, zero, len(taps) - 1 - zero))
+        octaves.setdefault(int(np.floor(np.log2(scale))), []).append(taps[zero - half : zero + half + 1])
+    kernels = []
+    for band in octaves.values():
+        half = max(len(taps) for taps in band) // 2
+        columns = np.stack([np.pad(taps, half - len(taps) // 2) for taps in band], axis=1)
+        kernels.append(np.concatenate([columns.real, columns.imag], axis=1)[:, None, :].astype(np.float32))
+    return kernels
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class Spectrum(keras.layers.Layer):
+    """Spectrum of each whole lead: Fourier magnitude in dB, scaled to [0, 1].
+
+    Each lead's mean is taken off first. Power is in dB relative to the row's own peak over all
+    its leads, floored at ``-top_db`` and mapped linearly to [0, 1]: 1 is the peak.
+
+    Parameters
+    ----------
+    grid : SpectrumGrid
+        Resolution, highest frequency and floor.
+
+    Input shape: (batch, samples, leads), any real unit.
+    Output shape: (batch, freqs, leads) as ``grid.spectrum_shape(samples, leads)``.
+
+    Examples
+    --------
+    >>> layer = Spectrum(SpectrumGrid(fs=125))
+    >>> tuple(layer(np.random.default_rng(0).normal(size=(2, 187, 1))).shape)
+    (2, 75, 1)
+    """
+
+    def __init__(self, grid, **kwargs):
+        super().__init__(**{**kwargs, "trainable": False})
+        self.grid = SpectrumGrid(**grid) if isinstance(grid, dict) else grid
+
+    def build(self, input_shape):
+        _check_signal_shape(self, input_shape)
+        freqs, self._share = self.grid.bins(input_shape[1])
+        turns = np.exp(-2j * np.pi * np.outer(np.arange(input_shape[1]), freqs) / self.grid.fs)
+        self._kernel = np.concatenate([turns.real, turns.imag], axis=1).astype(np.float32)  # (samples, 2 * bins)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], *self.grid.spectrum_shape(input_shape[1], input_shape[2])
+
+    def power(self, signals):
+        """Squared magnitude of each frequency, float32 (batch, freqs, leads)."""
+        signals = ops.convert_to_tensor(signals, "float32")
+        if not self.built:
+            self.build(signals.shape)
+        x = ops.transpose(signals - ops.mean(signals, axis=1, keepdims=True), (0, 2, 1))
+        real, imaginary = ops.split(ops.matmul(x, self._kernel), 2, axis=-1)
+        power = ops.square(real) + ops.square(imaginary)  # (batch, leads, bins)
+        if self._share > 1:
+            n_leads = power.shape[1]
+            power = ops.mean(ops.reshape(power, (-1, n_leads, power.shape[2] // self._share, self._share)), axis=-1)
+        return ops.transpose(power, (0, 2, 1))
+
+    def call(self, signals):
+        power = self.power(ops.cast(signals, "float32"))
+        if self.grid.log:
+            spectrum = _decibels(power, self.grid.top_db)
+        else:
+            spectrum = ops.sqrt(power / ops.maximum(ops.max(power, axis=(1, 2), keepdims=True), _TINY))
+        return ops.cast(spectrum, self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "grid": dataclasses.asdict(self.grid)}
+
+
+def _decibels(power, top_db):
+    """Power to dB below each row's own peak, floored at -top_db and mapped to [0, 1]."""
+    peak = ops.max(power, axis=tuple(range(1, len(power.shape))), keepdims=True)
+    share = ops.maximum(power / ops.maximum(peak, _TINY), 10.0 ** (-top_db / 10))
+    return 1 + (10 / np.log(10) / top_db) * ops.log(share)
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
 class Standardize(keras.layers.Layer):
     """Subtract a mean and divide by a scale that were fitted on train rows.
 
@@ -119,7 +271,7 @@ class Standardize(keras.layers.Layer):
     """
 
     def __init__(self, mean, scale, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.mean = np.asarray(mean, np.float32)
         scale = np.asarray(scale, np.float32)
         self.scale = np.where(scale == 0, np.float32(1), scale)
@@ -150,7 +302,7 @@ class Card(keras.layers.Layer):
     """
 
     def __init__(self, info, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.info = dict(info)
 
     def compute_output_shape(self, input_shape):
@@ -171,7 +323,7 @@ def model_card(model):
     return None
 
 
-REPRESENTATIONS = {SpectrogramGrid: Spectrogram}
+REPRESENTATIONS = {SpectrogramGrid: Spectrogram, ScalogramGrid: Scalogram, SpectrumGrid: Spectrum}
 
 
 def representation(grid, **kwargs):
