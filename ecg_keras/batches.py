@@ -36,8 +36,8 @@ class TrainBatches(keras.utils.PyDataset):
         Mix pairs of rows and their targets with Beta(mixup, mixup) shares (Zhang et al., ICLR 2018).
     sampler : bool, default False
         Draw classes equally often, and interpolate minority rows towards a near neighbour.
-    epoch, seed : int
-        The epoch to begin with, and the seed of all draws.
+    seed : int, default 0
+        Seed of all draws.
 
     Examples
     --------
@@ -59,7 +59,6 @@ class TrainBatches(keras.utils.PyDataset):
         crop_samples=None,
         mixup=0.0,
         sampler=False,
-        epoch=0,
         seed=0,
     ):
         super().__init__(workers=1)
@@ -74,7 +73,12 @@ class TrainBatches(keras.utils.PyDataset):
         self.neighbours = Neighbours(train) if sampler else None
         self.batch_size, self.augment, self.mixup = batch_size, augment, mixup
         self.fs, self.crop_samples = train.fs, crop_samples
-        self.seed, self.epoch = seed, epoch
+        self.seed, self.epoch = seed, 0
+        self._order = self._draw_order()
+
+    def resume(self, epoch):
+        """Go to an epoch, counted from 0."""
+        self.epoch = epoch
         self._order = self._draw_order()
 
     def __len__(self):

@@ -1,0 +1,213 @@
+"""Run trained models: on data sets, and on raw signals through one saved file.
+
+Conventions
+-----------
+A trained network takes what it was trained on (signals, crops of them, images,
+metadata). The model that is saved takes raw signals (batch, samples, leads) and
+returns (batch, classes) probabilities: standardisation, cropping and images
+happen inside, and a `Card` layer carries classes, fs, leads, unit and thresholds.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+
+from ecg_keras.layers import Card, Crops, Standardize, model_card, representation
+from ecg_keras.storage import atomic_path
+
+
+def crop_starts(n_samples, length):
+    """First samples of the crops a record's prediction averages: half overlapping, first and last included.
+
+    Examples
+    --------
+    >>> crop_starts(1000, 250).tolist()
+    [0, 125, 250, 375, 500, 625, 750]
+    """
+    n = 1 if length >= n_samples else 1 + -(-2 * (n_samples - length) // length)
+    return np.linspace(0, n_samples - length, n).round().astype(int)
+
+
+def crop_length(model, ds):
+    """Samples the model takes where that is less than the rows of `ds` have, else None."""
+    inputs = {tensor.name: tensor for tensor in model.inputs}
+    if "signal" not in inputs or ds.grid is not None:
+        return None
+    length = inputs["signal"].shape[1]
+    return length if length is not None and length < ds.x.shape[1] else None
+
+
+def check_fits(model, ds):
+    """Refuse a data set whose rows the model cannot take.
+
+    Raises
+    ------
+    ValueError
+        Names the input, the shape it got and the shape it needs.
+    """
+    inputs = {tensor.name: tensor for tensor in model.inputs}
+    for name, array in ds.inputs(inputs).items():
+        need, got = tuple(inputs[name].shape[1:]), array.shape[1:]
+        shorter = name == "signal" and len(need) == len(got) and need[1:] == got[1:] and (need[0] or 0) <= got[0]
+        if len(need) != len(got) or (not shorter and any(a not in (None, b) for a, b in zip(need, got))):
+            raise ValueError(f"the model's input {name!r} needs rows of shape {need}, the data set has {got}.")
+    if model.output_shape[-1] != len(ds.classes):
+        raise ValueError(f"the model has {model.output_shape[-1]} outputs, the data set {len(ds.classes)} classes.")
+
+
+def predict(model, ds, *, batch_size=1024):
+    """Probabilities of a network for the rows of a data set.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A network as `build_model` makes it, or a saved model.
+    ds : ECGDataset
+        Rows in the form the model takes; longer signals are cut in overlapping crops
+        whose probabilities are averaged.
+    batch_size : int, default 1024
+        Rows at once; less for long records, so that a batch stays below about 64 MB.
+
+    Returns
+    -------
+    probabilities : float32, shape (n, classes)
+
+    Examples
+    --------
+    >>> from ecg_keras import ECGDataset, build_model
+    >>> ds = ECGDataset(np.zeros((4, 187)), [0, 1, 0, 1], classes="NV", fs=125)
+    >>> predict(build_model("cnn2d", like=ds, filters=(4, 8)), ds).shape
+    (4, 2)
+    """
+    check_fits(model, ds)
+    arrays = ds.inputs([tensor.name for tensor in model.inputs])
+    batch_size = int(np.clip(64e6 // (4 * ds.x[:1].size), 8, batch_size))
+    length = crop_length(model, ds)
+    if length is None:
+        return np.asarray(model.predict(arrays, batch_size=batch_size, verbose=0))
+    total = 0
+    starts = crop_starts(ds.x.shape[1], length)
+    for start in starts:
+        crops = {**arrays, "signal": arrays["signal"][:, start : start + length]}
+        total = total + np.asarray(model.predict(crops, batch_size=batch_size, verbose=0))
+    return total / len(starts)
+
+
+def served(model, like, *, thresholds=None, name=None):
+    """Put everything between raw signals and a trained network into one model.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The trained network.
+    like : ECGDataset
+        A part it was trained on: says how raw signals became its rows.
+    thresholds : sequence of float, optional
+        Multi-label decisions, frozen.
+
+    Returns
+    -------
+    keras.Model
+        Inputs ``signal`` (raw, samples, leads) and, where the network has it, ``metadata``;
+        the network inside is the layer called ``network``.
+    """
+    n_samples = like.n_samples
+    inputs = {"signal": keras.Input((n_samples, len(like.leads)), name="signal")}
+    x = inputs["signal"]
+    if like.scaler is not None:
+        x = Standardize(like.scaler.mean, like.scaler.scale, name="standardize", dtype="float32")(x)
+    length = crop_length(model, like)
+    crops = None if length is None else Crops(crop_starts(n_samples, length), length, name="crops")
+    if crops is not None:
+        x = crops(x)
+    if like.grid is not None:
+        x = representation(like.grid, name="representation", dtype="float32")(x)
+    feeds = {}
+    for tensor in model.inputs:
+        feeds[tensor.name] = x
+        if tensor.name == "metadata":
+            inputs["metadata"] = keras.Input(tensor.shape[1:], name="metadata")
+            feeds["metadata"] = inputs["metadata"] if crops is None else crops.repeat(inputs["metadata"])
+    network = keras.Model(model.inputs, model.outputs[0], name="network")
+    outputs = network(feeds if len(feeds) > 1 else x)
+    if crops is not None:
+        outputs = crops.average(outputs)
+    card = {
+        "model": model.name,
+        "classes": list(like.classes),
+        "task": "multi-label" if like.multi_label else "single-label",
+        "fs": like.fs,
+        "leads": list(like.leads),
+        "unit": like.unit,
+        "n_samples": n_samples,
+        "metadata_names": list(like.metadata_names) if "metadata" in inputs else None,
+        "thresholds": None if thresholds is None else [float(value) for value in thresholds],
+        "source": like.source,
+    }
+    outputs = Card(card, name="probabilities", dtype="float32")(outputs)
+    return keras.Model(inputs if len(inputs) > 1 else inputs["signal"], outputs, name=name or model.name)
+
+
+def save_served(path, model, like, *, thresholds=None, tolerance=1e-4):
+    """Save the `served` model of a network, after checking that both give the same probabilities.
+
+    The check runs eight raw rows of random signals through the saved and reloaded file, and through
+    the functions that made the training rows and the network.
+
+    Raises
+    ------
+    ValueError
+        If any probability differs by more than `tolerance`; then no file is written.
+    """
+    whole = served(model, like, thresholds=thresholds)
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(8, like.n_samples, len(like.leads))).cumsum(axis=1).astype(np.float32)
+    raw = (raw - raw.min(axis=1, keepdims=True)) / np.ptp(raw, axis=1, keepdims=True)
+    probe = like[np.arange(8) % len(like)].replace(x=raw, grid=None, scaler=None, balance=None, y=_some_labels(like))
+    rows = probe
+    if like.scaler is not None:
+        rows = rows.replace(x=like.scaler.apply(raw), scaler=like.scaler)
+    if like.grid is not None:
+        from ecg_keras.spectrograms import represent
+
+        rows = represent(rows, like.grid)
+    with atomic_path(path) as part:
+        whole.save(part)
+        loaded = keras.saving.load_model(part)
+        gap = float(np.abs(predict(loaded, probe) - predict(model, rows)).max())
+        if not gap <= tolerance:
+            raise ValueError(f"the saved model differs from the trained one by {gap:.2g} in probability; nothing was saved.")
+    return whole
+
+
+def _some_labels(like):
+    """Eight valid labels, for rows that only need some."""
+    return np.zeros((8, len(like.classes)), np.float32) if like.multi_label else np.zeros(8, np.int64)
+
+
+def load_served(path):
+    """Load a model saved by `fit_and_report` and return it with its card.
+
+    Returns
+    -------
+    model : keras.Model
+    card : dict
+        classes, task, fs (Hz), leads, unit, n_samples, metadata_names, thresholds, source.
+
+    Raises
+    ------
+    ValueError
+        If the file is not there, not a Keras file, or carries no card.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such model file; fit_and_report writes one as model.keras.")
+    try:
+        model = keras.saving.load_model(path)
+    except (ValueError, OSError, TypeError) as error:
+        raise ValueError(f"{path}: not a Keras model that can be read ({str(error).splitlines()[0][:200]}).") from error
+    card = model_card(model)
+    if card is None:
+        raise ValueError(f"{path}: carries no classes and sampling rate; give a model.keras written by fit_and_report.")
+    return model, card

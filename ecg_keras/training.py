@@ -1,0 +1,558 @@
+"""Fit a model, go on where a killed run stopped, measure it once and report.
+
+Conventions
+-----------
+An epoch is finished when ``checkpoint/state.json`` names it; that file is
+written last and replaced whole. Epochs count from 1 in every file. The model
+that is kept is that of the epoch with the best validation figure.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import sys
+import time
+
+import keras
+import numpy as np
+
+from ecg_keras import metrics
+from ecg_keras._checks import check_option, check_positive
+from ecg_keras.batches import TrainBatches
+from ecg_keras.dataset import check_parts
+from ecg_keras.report import write_report
+from ecg_keras.serving import check_fits, crop_length, load_served, predict, save_served
+from ecg_keras.storage import atomic_path, fingerprint, write_json
+
+MONITORS = {"macro_f1": metrics.macro_f1, "macro_auc": metrics.macro_auc, "loss": None}
+SCHEDULES = ("cosine", "plateau", "constant")
+
+
+def fit_and_report(
+    model,
+    train,
+    val,
+    test,
+    *,
+    out_dir,
+    epochs=10,
+    batch_size=128,
+    learning_rate=3e-3,
+    weight_decay=0.01,
+    schedule="cosine",
+    warmup_epochs=0.5,
+    label_smoothing=0.05,
+    class_weight_power=None,
+    monitor="auto",
+    patience=None,
+    ema=0.0,
+    augment=(),
+    mixup=0.0,
+    seed=0,
+    explain=False,
+    progress=True,
+):
+    """Train a model, keep its best epoch, measure the test part once, and write a report.
+
+    Kill it at any moment and call it again with the same arguments: it goes on after the last
+    finished epoch. A call after a finished run trains anew.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Uncompiled, as `build_model` makes it. Its weights become those of the best epoch.
+    train, val, test : ECGDataset
+        Parts with the same representation and, where patients are known, none in two parts.
+        Only `train` may be balanced.
+    out_dir : path
+        Folder for report.html, report.json, model.keras, history.csv, predictions.csv and pictures.
+    epochs : int, default 10
+        Passes over the train part, at most.
+    batch_size : int, default 128
+        Rows per step.
+    learning_rate, weight_decay : float
+        Of AdamW (Loshchilov & Hutter, ICLR 2019). Biases and normalisation are not decayed.
+    schedule : {"cosine", "plateau", "constant"}, default "cosine"
+        Learning rate after the warm-up: half a cosine down to 1 % of it, halved after two epochs
+        without a better validation figure, or as it is.
+    warmup_epochs : float, default 0.5
+        Epochs of linear warm-up (cosine only).
+    label_smoothing : float, default 0.05
+        Share of the target spread over all classes (single-label only).
+    class_weight_power : float, optional
+        A row weighs ``count_of_its_class ** -power``. By default 0.25, 0.5 for a train part loaded with
+        ``balance="class_weight"``, and 0 for one that is resampled, drawn class by class, or multi-label.
+    monitor : {"auto", "macro_f1", "macro_auc", "loss"}, default "auto"
+        Validation figure that chooses the epoch: macro-F1, or macro-AUC for a multi-label task.
+    patience : int, optional
+        Stop after this many epochs without a better figure. By default never for "cosine", whose
+        last epochs are its best, else 5.
+    ema : float, default 0
+        Decay per step of an exponential moving average of the weights, which is then what is
+        validated and kept (0: none). Try 0.999.
+    augment : sequence of str, default ()
+        Names of `augment.AUGMENTATIONS`, for models that take signals.
+    mixup : float, default 0
+        Parameter of the Beta distribution of mixup; 0 for none.
+    seed : int, default 0
+        Seed of the order of rows and of every draw while fitting.
+    explain : bool, default False
+        Add pictures of what decided to the page.
+    progress : bool, default True
+        Show a progress bar.
+
+    Returns
+    -------
+    Report
+        The content of report.json, as a dict that knows its folder.
+
+    Raises
+    ------
+    ValueError
+        If the parts are not comparable, share patients, or do not fit the model.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from ecg_keras import build_model, fit_and_report
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo(n_beats=400)
+    >>> model = build_model("cnn2d", like=train, filters=(4, 8))
+    >>> report = fit_and_report(model, train, val, test, out_dir=tempfile.mkdtemp(), epochs=1, progress=False)
+    >>> report["test"]["n"] == len(test)
+    True
+    """
+    check_parts(train, val, test)
+    for part in (train, val, test):
+        check_fits(model, part)
+    check_option("schedule", schedule, SCHEDULES)
+    monitor = check_option("monitor", monitor, ("auto", *MONITORS))
+    if monitor == "auto":
+        monitor = "macro_auc" if train.multi_label else "macro_f1"
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("learning_rate", learning_rate)):
+        check_positive(name, value)
+    if class_weight_power is None:
+        class_weight_power = _default_power(train)
+    if patience is None and schedule != "cosine":
+        patience = 5
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "warmup_epochs": warmup_epochs,
+        "label_smoothing": label_smoothing,
+        "class_weight_power": class_weight_power,
+        "monitor": monitor,
+        "patience": patience,
+        "ema": ema,
+        "augment": list(augment),
+        "mixup": mixup,
+        "balance": train.balance.method if train.balance else None,
+        "seed": seed,
+    }
+    out_dir = pathlib.Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(seed)
+    history = _fit(model, train, val, out_dir / "checkpoint", settings, progress)
+
+    start = time.perf_counter()
+    probabilities = {"val": predict(model, val), "test": predict(model, test)}
+    thresholds = metrics.choose_thresholds(val.y, probabilities["val"]) if train.multi_label else None
+    best = max(range(len(history.rows)), key=lambda i: _sign(monitor) * history.rows[i][f"val_{monitor}"])
+    numbers = _facts(model, train, seed) | {
+        "settings": settings,
+        "options": _layer_options(model),
+        "epochs_run": len(history.rows),
+        "best_epoch": best + 1,
+        "val": _measured(val, probabilities["val"], thresholds),
+        "test": _measured(test, probabilities["test"], thresholds),
+    }
+    whole = save_served(out_dir / "model.keras", model, train, thresholds=thresholds)
+    sections = []
+    if explain:
+        from ecg_keras.explain import report_section
+
+        sections.append(report_section(whole, test, network=model))
+    numbers["seconds"] = _seconds(train, val, test) | {
+        "fit": sum(row["seconds"] for row in history.rows),
+        "evaluate": time.perf_counter() - start,
+    }
+    numbers["peak_rss_mb"] = peak_rss_mb()
+    report = write_report(
+        out_dir,
+        numbers,
+        train=train,
+        val=val,
+        test=test,
+        history=history.rows,
+        probabilities=probabilities,
+        sections=sections,
+    )
+    shutil.rmtree(out_dir / "checkpoint", ignore_errors=True)
+    return report
+
+
+def evaluate_and_report(model_file, test, *, out_dir, explain=False):
+    """Measure a saved model on a data set of raw signals and write a report of it.
+
+    Parameters
+    ----------
+    model_file : path
+        A model.keras written by `fit_and_report`.
+    test : ECGDataset
+        Raw signals, as a loader gives them, with the classes, rate and leads of the model.
+    out_dir : path
+        Folder for the report.
+    explain : bool, default False
+        Add pictures of what decided.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError
+        If the data set has other classes, another rate, leads or metadata than the model's card says.
+    """
+    start = time.perf_counter()
+    model, card = load_served(model_file)
+    check_card(card, test)
+    probabilities = predict(model, test)
+    numbers = _facts(model, test, seed=None) | {
+        "model": card["model"],
+        "model_file": pathlib.Path(model_file).name,
+        "trained_on": card["source"],
+        "test": _measured(test, probabilities, card["thresholds"]),
+    }
+    sections = []
+    if explain:
+        from ecg_keras.explain import report_section
+
+        sections.append(report_section(model, test))
+    numbers["seconds"] = _seconds(test) | {"evaluate": time.perf_counter() - start}
+    numbers["peak_rss_mb"] = peak_rss_mb()
+    return write_report(out_dir, numbers, test=test, probabilities={"test": probabilities}, sections=sections)
+
+
+def check_card(card, ds):
+    """Refuse a data set that is not what a saved model was trained on; says which field differs."""
+    have = {
+        "classes": list(ds.classes),
+        "fs": ds.fs,
+        "leads": list(ds.leads),
+        "n_samples": ds.n_samples,
+        "metadata_names": card["metadata_names"] and ds.metadata_names and list(ds.metadata_names),
+    }
+    for name, value in have.items():
+        if card[name] != value:
+            raise ValueError(f"the data set has {name} {value}, the model was trained with {card[name]}.")
+
+
+def _default_power(train):
+    """How strongly rare classes weigh where the caller does not say."""
+    if train.multi_label:
+        return 0.0
+    if train.balance is None:
+        return 0.25
+    return 0.5 if train.balance.method == "class_weight" else 0.0
+
+
+def _measured(ds, probabilities, thresholds):
+    """The figures of one part."""
+    return metrics.evaluate(
+        ds.y, probabilities, ds.classes, patients=ds.patients, records=ds.records, thresholds=thresholds
+    )
+
+
+def _sign(monitor):
+    """1 where higher is better, -1 where lower is."""
+    return -1 if monitor == "loss" else 1
+
+
+def _fit(model, train, val, folder, settings, progress):
+    """Compile and train `model`, or go on with it; returns the epochs' figures. The best weights are in `model`."""
+    length = crop_length(model, train)
+    batches = TrainBatches(
+        train,
+        [tensor.name for tensor in model.inputs],
+        batch_size=settings["batch_size"],
+        class_weight_power=settings["class_weight_power"],
+        augment=tuple(settings["augment"]),
+        crop_samples=length,
+        mixup=settings["mixup"],
+        sampler=train.balance is not None and train.balance.method == "sampler",
+        seed=settings["seed"],
+    )
+    _compile(model, train, len(batches), settings)
+    key = fingerprint(settings, model.to_json(), train.fingerprint(), val.fingerprint())
+    epochs = Epochs(model, val, folder, key, settings, progress)
+    batches.resume(epochs.done)
+    if not epochs.finished:
+        model.fit(
+            batches,
+            initial_epoch=epochs.done,
+            epochs=settings["epochs"],
+            callbacks=[epochs],
+            verbose=0,
+        )
+    epochs.restore_best()
+    return epochs
+
+
+def _compile(model, train, n_steps, settings):
+    """AdamW, cross-entropy and the learning-rate schedule."""
+    rate, warmup = settings["learning_rate"], settings["warmup_epochs"]
+    if settings["schedule"] == "cosine":
+        steps, first = settings["epochs"] * n_steps, int(warmup * n_steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0 if first else float(rate),
+            decay_steps=max(steps - first, 1),
+            alpha=0.01,
+            warmup_target=float(rate) if first else None,
+            warmup_steps=first,
+        )
+    optimizer = keras.optimizers.AdamW(
+        rate,
+        weight_decay=settings["weight_decay"],
+        use_ema=settings["ema"] > 0,
+        ema_momentum=settings["ema"] or 0.99,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if train.multi_label:
+        loss = keras.losses.BinaryCrossentropy()
+    else:
+        loss = keras.losses.CategoricalCrossentropy(label_smoothing=settings["label_smoothing"])
+    accuracy = keras.metrics.BinaryAccuracy if train.multi_label else keras.metrics.CategoricalAccuracy
+    model.compile(optimizer, loss, metrics=[accuracy(name="accuracy")], jit_compile=_jit())
+
+
+def _jit():
+    """XLA where it helps: on TensorFlow without a GPU it made convolutions two to three times slower."""
+    if keras.backend.backend() != "tensorflow":
+        return "auto"
+    import tensorflow as tf
+
+    return "auto" if tf.config.list_physical_devices("GPU") else False
+
+
+class Epochs(keras.callbacks.Callback):
+    """After each epoch: measure, keep the best weights, write the state to go on from, show progress."""
+
+    def __init__(self, model, val, folder, key, settings, progress):
+        super().__init__()
+        self.val, self.folder, self.key, self.settings = val, folder, key, settings
+        self.monitor, self.progress = settings["monitor"], progress
+        self.rows, self.best_row, self.bar = [], None, None
+        self.finished = False
+        self._averaged = settings["ema"] > 0
+        self._load(model)
+
+    @property
+    def done(self):
+        """Epochs finished so far."""
+        return len(self.rows)
+
+    def _load(self, model):
+        """Take up a state written under the same key, else clear the folder."""
+        self._network = model
+        try:
+            state = json.loads((self.folder / "state.json").read_text())
+        except (OSError, ValueError):
+            state = None
+        if state is None or state["key"] != self.key:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(self.folder / state["last"])
+        self.rows, self.best_row, self.finished = state["rows"], state["best"], state["finished"]
+
+    def on_train_begin(self, logs=None):
+        if self.progress:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=self.params["steps"], unit="batch", dynamic_ncols=True, leave=False)
+            if self.done:
+                tqdm.write(f"going on after epoch {self.done} of {self.settings['epochs']}")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.perf_counter()
+        if self.bar is not None:
+            self.bar.reset()
+            self.bar.set_description(f"epoch {epoch + 1}/{self.settings['epochs']}")
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.bar is not None:
+            self.bar.update(1)
+            if batch % 20 == 0 and logs:
+                self.bar.set_postfix_str(f"loss {float(logs['loss']):.3f}", refresh=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        swap = self._swapped() if self._averaged else None
+        row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
+        row |= self._validated()
+        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        value = _sign(self.monitor) * row[f"val_{self.monitor}"]
+        better = self.best_row is None or value > _sign(self.monitor) * self.rows[self.best_row][f"val_{self.monitor}"]
+        if better:
+            self.best_row = len(self.rows)
+            self._save(f"best-{epoch + 1}.weights.h5")
+        if swap is not None:
+            swap()
+        row["seconds"] = time.perf_counter() - self._start
+        self.rows.append(row)
+        self._slow_down_or_stop()
+        self._save(f"last-{epoch + 1}.weights.h5")
+        self._write_state(epoch + 1)
+        self._show(row, better)
+
+    def _validated(self):
+        """Loss and figures on the validation part."""
+        probabilities = predict(self.model, self.val)
+        y = self.val.y if self.val.multi_label else np.eye(len(self.val.classes), dtype=np.float32)[self.val.y]
+        loss = float(keras.ops.convert_to_numpy(self.model.loss(y, probabilities)))
+        row = {"val_loss": loss}
+        if not self.val.multi_label:
+            row["val_accuracy"] = float((probabilities.argmax(axis=1) == self.val.y).mean())
+        for name, measure in MONITORS.items():
+            if measure is not None:
+                row[f"val_{name}"] = measure(self.val.y, probabilities)
+        return row
+
+    def _swapped(self):
+        """Put the averaged weights in the model; returns the function that puts the others back."""
+        optimizer, variables = self.model.optimizer, self.model.trainable_variables
+        kept = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        optimizer.finalize_variable_values(variables)
+
+        def back():
+            for variable, value in zip(variables, kept):
+                variable.assign(value)
+
+        return back
+
+    def _slow_down_or_stop(self):
+        """Halve the rate on a plateau; stop where patience ends."""
+        waited = len(self.rows) - 1 - self.best_row
+        optimizer = self.model.optimizer
+        if self.settings["schedule"] == "plateau" and waited and waited % 2 == 0:
+            optimizer.learning_rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate)) / 2
+        patience = self.settings["patience"]
+        if patience is not None and waited >= patience:
+            self.model.stop_training = self.finished = True
+        self.finished = self.finished or len(self.rows) == self.settings["epochs"]
+
+    def _save(self, name):
+        """Write the model's weights (and the optimizer's) whole."""
+        with atomic_path(self.folder / name) as part:
+            self.model.save_weights(part, overwrite=True)
+
+    def _write_state(self, epoch):
+        """Name the files to go on from, then drop those no longer named."""
+        last, best = f"last-{epoch}.weights.h5", f"best-{self.best_row + 1}.weights.h5"
+        state = {"key": self.key, "rows": self.rows, "best": self.best_row, "last": last, "finished": self.finished}
+        write_json(self.folder / "state.json", state)
+        for file in self.folder.glob("*.weights.h5"):
+            if file.name not in (last, best):
+                file.unlink()
+
+    def _show(self, row, better):
+        """One line per epoch above the bar."""
+        if self.bar is None:
+            return
+        figures = f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  val_{self.monitor} {row[f'val_{self.monitor}']:.4f}"
+        self.bar.write(f"epoch {row['epoch']:3d}  {figures}  {row['seconds']:.0f} s{'  best' if better else ''}")
+
+    def on_train_end(self, logs=None):
+        if self.bar is not None:
+            self.bar.close()
+
+    def restore_best(self):
+        """Put the weights of the best epoch into the model."""
+        self._network.load_weights(self.folder / f"best-{self.best_row + 1}.weights.h5")
+
+
+def _facts(model, ds, seed):
+    """What report.json says of the run besides its figures."""
+    return {
+        "task": "multi-label" if ds.multi_label else "single-label",
+        "source": ds.source,
+        "synthetic": ds.synthetic,
+        "model": model.name,
+        "n_parameters": int(model.count_params()),
+        "classes": list(ds.classes),
+        "seed": seed,
+        "backend": keras.backend.backend(),
+        "device": device(),
+        "versions": versions(),
+        "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv[0] else None,
+    }
+
+
+def _layer_options(model):
+    """Shape of the network in one line per input and output."""
+    return {tensor.name: list(tensor.shape[1:]) for tensor in model.inputs}
+
+
+def _seconds(*parts):
+    """What loading, balancing and transforming took, over all parts (parts of one load share its time)."""
+    total = {"load": 0.0, "transform": 0.0}
+    for name in {name for part in parts for name in part.seconds or {}}:
+        times = [part.seconds[name] for part in parts if name in (part.seconds or {})]
+        total[name] = sum(times) if name == "transform" else max(times)
+    return total
+
+
+def peak_rss_mb():
+    """Most memory this process ever held, in MB (10^6 bytes)."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def device():
+    """What the backend computes on: the GPUs' names, else the processor's and its cores."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    elif backend == "jax":
+        import jax
+
+        names = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+    else:
+        import torch
+
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(names) or f"{_processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+def _processor():
+    """The processor's name as the system gives it."""
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions():
+    """Versions of Python and of the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("ecg_keras", "keras", "tensorflow", "jax", "torch", "numpy", "scipy", "scikit-learn"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
