@@ -13,6 +13,7 @@ import numpy as np
 from ecg_keras import pages
 
 _SAMPLE_ROWS = 20_000  # rows looked at for ranges; duplicates and labels use all
+_FEW_ROWS = 20  # of a class: one row more or less moves its recall by 5 points
 _MEDIAN_ROWS = 300  # rows of a class that its typical row is chosen from
 
 
@@ -134,7 +135,7 @@ def plot_labelled(ds, *, per_class=3, seed=0):
             else:
                 ax.plot(ds.x[row][:, 0], color="#1b2a3a", linewidth=0.9)
             label = "+".join(np.array(ds.classes)[ds.y[row] == 1]) if ds.multi_label else name
-            ax.set_title(f"{label}  (row {row})", fontsize=9, loc="left")
+            ax.set_title(f"{label} (row {row})", fontsize=9, loc="left")
         for ax in line:
             ax.set_xticks([])
             ax.set_yticks([])
@@ -156,7 +157,7 @@ def _table(inspection):
         ("shape of a row", lambda p: " x ".join(str(size) for size in p["shape"])),
         ("duration", lambda p: "-" if p["duration_s"] is None else f"{p['duration_s']:.2f} s at {p['fs']:g} Hz"),
         ("leads or channels", lambda p: p["channels"]),
-        ("range", lambda p: f"{p['min']:.3g} to {p['max']:.3g} {p['unit']}"),
+        ("range", lambda p: f"{round(p['min'], 4):.4g} to {round(p['max'], 4):.4g} {p['unit']}"),
         ("mean, standard deviation", lambda p: f"{p['mean']:.3g}, {p['std']:.3g}"),
         ("entries that are 0", lambda p: pages.percent(p["zeros"])),
         ("patients", lambda p: "not named" if p["patients"] is None else f"{p['patients']:,}"),
@@ -166,9 +167,10 @@ def _table(inspection):
         ("smallest class", lambda p: "{} ({:,})".format(*min(p["class_counts"].items(), key=lambda item: item[1]))),
     ]
     rows = [[label, *(show(part) for part in parts.values())] for label, show in shown]
-    for pair, count in inspection["shared_rows"].items():
-        first, second = pair.split(", ")
-        rows.append([f"also in {first}", *(f"{count:,}" if name == second else "" for name in parts)])
+    rows = [row for row in rows if set(row[1:]) != {"-"}]
+    for first in list(parts)[:-1]:
+        shared = [inspection["shared_rows"].get(f"{first}, {name}") for name in parts]
+        rows.append([f"rows also in {first}", *("" if count is None else f"{count:,}" for count in shared)])
     return [["", *parts], *rows]
 
 
@@ -223,11 +225,11 @@ def _findings(parts, result):
     found = []
     for name, part in result["parts"].items():
         n = part["rows"]
-        for kind, count in part["class_counts"].items():
-            if not count:
-                found.append(f"{name}: no row of class {kind}; its figures cannot be known there.")
-            elif count < 20 and name != "train":
-                found.append(f"{name}: only {count} rows of class {kind}; its figures are coarse.")
+        counts = part["class_counts"]
+        if absent := [kind for kind, count in counts.items() if not count]:
+            found.append(f"{name}: no row of {', '.join(absent)}; what the model does with them is not known from it.")
+        if few := [f"{kind} ({count})" for kind, count in counts.items() if 0 < count < _FEW_ROWS]:
+            found.append(f"{name}: few rows of {', '.join(few)}; figures of these classes are coarse.")
         for lead, count in part["constant_leads"].items():
             if count:
                 found.append(f"{name}: {lead} does not move in {count:,} of {n:,} rows.")

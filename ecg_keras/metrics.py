@@ -220,8 +220,7 @@ def paired_bootstrap(y, a, b, *, patients=None, thresholds_a=None, thresholds_b=
     Returns
     -------
     dict
-        For accuracy, macro_f1 and macro_auc: ``difference`` (b minus a), ``ci95`` and ``p``, twice the
-        share of draws on the other side of zero (at most 1).
+        As `difference`.
 
     Examples
     --------
@@ -229,28 +228,55 @@ def paired_bootstrap(y, a, b, *, patients=None, thresholds_a=None, thresholds_b=
     >>> paired_bootstrap([0, 1] * 20, p, p)["accuracy"]["difference"]
     0.0
     """
-    a, b = np.asarray(a), np.asarray(b)
-    if a.shape != b.shape:
-        raise ValueError(f"a and b must be predictions for the same rows and classes, got {a.shape} and {b.shape}.")
-    classes = range(a.shape[1])
-    units = None if patients is None else np.unique(_ids("patients", patients, len(a)), return_inverse=True)[1]
-    sides = []
-    for probabilities, thresholds in ((a, thresholds_a), (b, thresholds_b)):
-        labels, probabilities = _checked(y, probabilities, classes)
-        truth = labels.astype(bool) if labels.ndim == 2 else np.eye(len(classes), dtype=bool)[labels]
-        predicted = _predicted(probabilities, _checked_thresholds(thresholds, classes, labels.ndim == 2))
-        once = _measures(truth, predicted, probabilities, weights=np.ones((len(truth), 1)))
-        draws = _draws(truth, predicted, probabilities, units=units, seed=seed, n_boot=n_boot)
-        sides.append((once, draws))
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"a and b must be predictions for the same rows and classes, got {np.shape(a)} and {np.shape(b)}.")
+    same = {"patients": patients, "seed": seed, "n_boot": n_boot}
+    return difference(bootstrap(y, a, thresholds=thresholds_a, **same), bootstrap(y, b, thresholds=thresholds_b, **same))
+
+
+def bootstrap(y, probabilities, *, patients=None, thresholds=None, seed=0, n_boot=1000):
+    """Accuracy, macro F1 and macro AUC, measured and in bootstrap draws; arguments as `paired_bootstrap`.
+
+    Models measured with the same `y`, `patients` and `seed` get the same draws, so their draws can be subtracted.
+
+    Returns
+    -------
+    dict of str to (float, ndarray (n_boot,))
+        The figure and its draws.
+    """
+    probabilities = np.asarray(probabilities)
+    classes = range(probabilities.shape[-1])
+    y, probabilities = _checked(y, probabilities, classes)
+    truth = y.astype(bool) if y.ndim == 2 else np.eye(len(classes), dtype=bool)[y]
+    predicted = _predicted(probabilities, _checked_thresholds(thresholds, classes, y.ndim == 2))
+    units = None if patients is None else np.unique(_ids("patients", patients, len(y)), return_inverse=True)[1]
+    tp, fp, fn = (part.sum(axis=0) for part in (truth & predicted, ~truth & predicted, truth & ~predicted))
+    once = {
+        "accuracy": float((truth == predicted).all(axis=1).mean()),
+        "macro_f1": _mean(_f1(tp, fp, fn)),
+        "macro_auc": _mean(_auc(truth, probabilities, np.ones((len(y), 1)))[:, 0]),
+    }
+    draws = _draws(truth, predicted, probabilities, units=units, seed=seed, n_boot=n_boot)
+    return {name: (value, draws.get(name, np.array([]))) for name, value in once.items()}
+
+
+def difference(a, b):
+    """Two results of `bootstrap` on the same rows to ``b - a``.
+
+    Returns
+    -------
+    dict
+        For accuracy, macro_f1 and macro_auc: ``difference``, ``ci95``, and ``p``, twice the share of
+        draws on the other side of zero (at most 1).
+    """
     result = {}
-    for name in ("accuracy", "macro_f1", "macro_auc"):
-        (once_a, draws_a), (once_b, draws_b) = sides
-        differences = draws_b[name] - draws_a[name]
-        differences = differences[np.isfinite(differences)]
-        tail = min((differences <= 0).mean(), (differences >= 0).mean()) if len(differences) else np.nan
+    for name, (value, draws) in a.items():
+        other, other_draws = b[name]
+        gaps = (other_draws - draws)[np.isfinite(other_draws) & np.isfinite(draws)]
+        tail = min((gaps <= 0).mean(), (gaps >= 0).mean()) if len(gaps) else np.nan
         result[name] = {
-            "difference": _number(once_b[name][0] - once_a[name][0]),
-            "ci95": _interval(differences),
+            "difference": None if value is None or other is None else other - value,
+            "ci95": _interval(gaps),
             "p": _number(min(1.0, 2 * tail)),
         }
     return result
@@ -430,17 +456,6 @@ def _auc(truth, scores, weights):
         with np.errstate(invalid="ignore", divide="ignore"):
             auc[i] = won / (weights[inside].sum(axis=0) * below[-1])
     return auc
-
-
-def _measures(truth, predicted, scores, *, weights):
-    """Accuracy, macro F1 and macro AUC under each column of row weights."""
-    exact = (truth == predicted).all(axis=1)
-    tp, fp, fn = (weights.T @ part for part in (truth & predicted, ~truth & predicted, truth & ~predicted))
-    return {
-        "accuracy": weights.T @ exact / weights.sum(axis=0),
-        "macro_f1": _nanmean(_f1(tp, fp, fn), axis=1),
-        "macro_auc": _nanmean(_auc(truth, scores, weights), axis=0),
-    }
 
 
 def _draws(truth, predicted, scores, *, units, seed, n_boot):

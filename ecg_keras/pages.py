@@ -80,8 +80,8 @@ def table(headers, rows, *, caption=None, numbers_from=1):
     cell = lambda tag, i, value: f"<{tag}{' class=n' if i >= numbers_from else ''}>{escape(value)}</{tag}>"  # noqa: E731
     head = "".join(cell("th", i, value) for i, value in enumerate(headers))
     body = "\n".join("<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll" tabindex="0"><table>{title}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
+    title = f'<p class="caption">{escape(caption)}</p>\n' if caption else ""
+    return f'{title}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
 
 
 def figure(data, caption, *, wide=False):

@@ -28,21 +28,14 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#5b6b7a",
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "text.color": _INK,
     "axes.labelcolor": _INK,
     "xtick.color": _INK,
     "ytick.color": _INK,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    "lines.linewidth": 1.8,
 }
 
 
-def png(ax, *, dpi=130):
-    """Bytes of a PNG of the figure that `ax` is on.
+def png(drawn, *, dpi=130):
+    """Bytes of a PNG of a figure, or of the figure that axes are on.
 
     Examples
     --------
@@ -50,7 +43,7 @@ def png(ax, *, dpi=130):
     b'PNG'
     """
     buffer = io.BytesIO()
-    ax.figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    getattr(drawn, "figure", drawn).savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -92,7 +85,7 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.locator_params(axis="x", nbins=5)
     if after:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, frameon=False)
     return ax
 
 
@@ -121,7 +114,7 @@ def plot_signal(signal, *, fs, unit="mV", leads=("ECG",), title=None, ax=None):
     signal = np.asarray(signal)
     signal = signal[:, None] if signal.ndim == 1 else signal
     n_samples, n_leads = signal.shape
-    ax = _axes(ax, height=1.7 if n_leads == 1 else 1.1 + 0.36 * n_leads)
+    ax = _axes(ax, height=2.4 if n_leads == 1 else 1.1 + 0.36 * n_leads)
     times_s = np.arange(n_samples) / fs
     if n_leads == 1:
         ax.plot(times_s, signal[:, 0], color=_INK, linewidth=1.4)
@@ -162,7 +155,7 @@ def plot_image(image, *, grid, n_samples=None, channel=0, title=None, ax=None):
     matplotlib Axes
     """
     image = np.asarray(image)
-    ax = _axes(ax, height=2.6)
+    ax = _axes(ax, height=2.4)
     freqs_hz, times_s = np.asarray(grid.freqs_hz), _times_s(grid, image.shape[1], n_samples)
     if getattr(grid, "rgb", False):
         ax.imshow(
@@ -176,7 +169,7 @@ def plot_image(image, *, grid, n_samples=None, channel=0, title=None, ax=None):
             bar.set_label("scaled magnitude")
         else:
             bar.set_ticks([0, 0.5, 1], labels=[f"{-top_db:g}", f"{-top_db / 2:g}", "0"])
-            bar.set_label("dB below the peak")
+            bar.set_label("dB, peak = 0")
     if len(freqs_hz) > 2 and not np.allclose(np.diff(freqs_hz), freqs_hz[1] - freqs_hz[0], rtol=0.05) and freqs_hz.min() > 0:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -215,7 +208,7 @@ def plot_spectrum(spectrum, *, grid, leads=("ECG",), title=None, ax=None):
     ax.set_ylabel("log magnitude")
     _title(ax, title)
     if len(leads) > 1:
-        ax.legend(ncols=4, fontsize=8)
+        ax.legend(ncols=4, fontsize=8, frameon=False)
     return ax
 
 
@@ -253,7 +246,7 @@ def plot_history(history, names, *, label, best_epoch=None, ax=None):
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(True, color="#dde4ea", linewidth=0.7)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend()
+        ax.legend(frameon=False)
     return ax
 
 
@@ -353,7 +346,7 @@ def plot_calibration(y, probabilities, *, ece=None, ax=None):
     probabilities : float, shape (n, classes)
         Predictions.
     ece : float, optional
-        Expected calibration error, shown in the corner.
+        Expected calibration error, shown above.
     ax : matplotlib Axes, optional
         Where to draw.
 
@@ -376,14 +369,14 @@ def plot_calibration(y, probabilities, *, ece=None, ax=None):
     ax.plot(at, share, color=_INK, linewidth=1.2)
     ax.scatter(at, share, s=20 + 160 * rows[used] / rows.max(), color=_PALE, edgecolor=_INK, zorder=3, label="bin of rows")
     if ece is not None:
-        ax.text(0.98, 0.06, f"expected calibration error {ece:.3f}", ha="right", transform=ax.transAxes)
+        _title(ax, f"expected calibration error {ece:.3f}")
     ax.set_xlabel("probability given")
     ax.set_ylabel("share that is right")
     _unit_square(ax, legend_loc="upper left")
     return ax
 
 
-def _axes(ax, *, width=6.2, height):
+def _axes(ax, *, width=5.4, height):
     """The axes given, or those of a new figure outside pyplot, in this module's style (sizes in inches)."""
     if ax is not None:
         return ax
@@ -423,4 +416,4 @@ def _unit_square(ax, *, legend_title=None, legend_loc="best", legend=True):
     ax.set_ylim(-0.02, 1.02)
     ax.grid(True, color="#dde4ea", linewidth=0.7)
     if legend and ax.get_legend_handles_labels()[0]:
-        ax.legend(title=legend_title, loc=legend_loc, alignment="left")
+        ax.legend(title=legend_title, loc=legend_loc, alignment="left", fontsize=9.5)
