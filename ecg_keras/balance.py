@@ -71,17 +71,28 @@ def balance_train(train, method, *, caps=None, seed=0):
     if not mark.resampled:
         return train.replace(balance=mark)
     start = time.perf_counter()
-    x, y, metadata = _smote(train, caps, seed, tomek=method == "smote-tomek")
+    x, y, metadata, kept = _smote(train, caps, seed, tomek=method == "smote-tomek")
     seconds = {**(train.seconds or {}), "balance": time.perf_counter() - start}
-    # rows made of two beats belong to no patient and no record
     return train.replace(
-        x=x, y=y, metadata=metadata, patients=None, records=None, balance=mark, seconds=seconds,
-        notes=(*train.notes, f"The train part holds synthetic rows made by {method}; validation and test rows are as measured."),
-    )  # fmt: skip
+        x=x,
+        y=y,
+        metadata=metadata,
+        patients=_names(train.patients, kept),
+        records=_names(train.records, kept),
+        balance=mark,
+        seconds=seconds,
+        notes=(*train.notes, f"The train part holds rows made by {method}; validation and test rows are as measured."),
+    )
+
+
+def _names(names, kept):
+    """Names of the measured rows, and "(made)" for the others, so that shared patients are still found."""
+    return None if names is None else np.where(kept < 0, "(made)", names[kept])
 
 
 def _smote(train, caps, seed, *, tomek):
-    """Rows (x, y, metadata) after thinning to `caps`, SMOTE and, with `tomek`, removal of Tomek links."""
+    """x, y, metadata after thinning to `caps`, SMOTE and, with `tomek`, removal of Tomek links; and the row of
+    `train` that each is, -1 for those made."""
     from imblearn.over_sampling import SMOTE
     from imblearn.under_sampling import TomekLinks
 
@@ -90,22 +101,24 @@ def _smote(train, caps, seed, *, tomek):
     for label, name in enumerate(train.classes):
         mine = rows[train.y[rows] == label]
         if len(mine) > caps.get(name, len(mine)):
-            drop = rng.choice(mine, len(mine) - caps[name], replace=False)
-            rows = np.setdiff1d(rows, drop, assume_unique=True)
+            rows = np.setdiff1d(rows, rng.choice(mine, len(mine) - caps[name], replace=False), assume_unique=True)
     flat = train.x[rows].reshape(len(rows), -1)
     width = flat.shape[1]
     if train.metadata is not None:
         flat = np.concatenate([flat, train.metadata[rows]], axis=1)
     counts = np.bincount(train.y[rows], minlength=len(train.classes))
-    few = [f"{name} ({n})" for name, n in zip(train.classes, counts) if 0 < n < 6 and n < counts.max()]
+    goals = {label: min(counts.max(), caps.get(train.classes[label], counts.max())) for label in np.flatnonzero(counts)}
+    few = [f"{train.classes[label]} ({counts[label]})" for label, goal in goals.items() if counts[label] < min(goal, 6)]
     if few:
         raise ValueError(
             f"SMOTE needs at least 6 rows of a class to find 5 neighbours, too few of {', '.join(few)}; "
             "use balance='class_weight' or 'sampler'."
         )
-    goals = {label: min(counts.max(), caps.get(train.classes[label], counts.max())) for label in np.flatnonzero(counts)}
     flat, y = SMOTE(sampling_strategy=goals, random_state=seed).fit_resample(flat, train.y[rows])
+    kept = np.concatenate([rows, np.full(len(y) - len(rows), -1)])  # imbalanced-learn puts the measured rows first
     if tomek:
-        flat, y = TomekLinks(sampling_strategy="all", n_jobs=-1).fit_resample(flat, y)
+        links = TomekLinks(sampling_strategy="all", n_jobs=-1)
+        flat, y = links.fit_resample(flat, y)
+        kept = kept[links.sample_indices_]
     metadata = None if train.metadata is None else flat[:, width:]
-    return flat[:, :width].reshape(-1, *train.x.shape[1:]), y, metadata
+    return flat[:, :width].reshape(-1, *train.x.shape[1:]), y, metadata, kept

@@ -3,7 +3,7 @@
 Conventions
 -----------
 A batch is (inputs, targets, weights): a dict of float32 arrays named as the
-model's inputs, float32 one-hot or multi-hot targets, and a weight per row. What
+model's inputs (the array itself where there is one), float32 one-hot or multi-hot targets, and a weight per row. What
 a batch holds follows from (seed, epoch, its number) alone, so a run that was
 interrupted sees the same batches as one that was not.
 """
@@ -44,7 +44,7 @@ class TrainBatches(keras.utils.PyDataset):
     >>> from ecg_keras import ECGDataset
     >>> train = ECGDataset(np.zeros((10, 187)), [0] * 8 + [1] * 2, classes="NV", fs=125)
     >>> inputs, targets, weights = TrainBatches(train, ["signal"], batch_size=4)[0]
-    >>> inputs["signal"].shape, targets.shape, weights.shape
+    >>> inputs.shape, targets.shape, weights.shape
     ((4, 187, 1), (4, 2), (4,))
     """
 
@@ -67,7 +67,6 @@ class TrainBatches(keras.utils.PyDataset):
         if crop_samples is not None and crop_samples > train.x.shape[1]:
             raise ValueError(f"crop_samples={crop_samples} is longer than the signals ({train.x.shape[1]} samples).")
         self.arrays = train.inputs(inputs)
-        self.eyed = next((name for name in ("signal", "image") if name in self.arrays), None)
         self.targets = train.y if train.multi_label else np.eye(len(train.classes), dtype=np.float32)[train.y]
         self.weights = _row_weights(train, class_weight_power)
         self.neighbours = Neighbours(train) if sampler else None
@@ -111,7 +110,12 @@ class TrainBatches(keras.utils.PyDataset):
             other = rng.permutation(len(rows))
             inputs = {name: _mixed(array, array[other], share) for name, array in inputs.items()}
             targets, weights = _mixed(targets, targets[other], share), _mixed(weights, weights[other], share)
-        return inputs, targets, weights
+        return fed(inputs), targets, weights
+
+
+def fed(inputs):
+    """Inputs as Keras wants them: a dict of several, or the array itself of one."""
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
 def _row_weights(train, power):

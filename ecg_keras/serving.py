@@ -13,6 +13,7 @@ import pathlib
 import keras
 import numpy as np
 
+from ecg_keras.batches import fed
 from ecg_keras.layers import Card, Crops, Standardize, model_card, representation
 from ecg_keras.storage import atomic_path
 
@@ -85,13 +86,18 @@ def predict(model, ds, *, batch_size=1024):
     batch_size = int(np.clip(64e6 // (4 * ds.x[:1].size), 8, batch_size))
     length = crop_length(model, ds)
     if length is None:
-        return np.asarray(model.predict(arrays, batch_size=batch_size, verbose=0))
+        return _run(model, arrays, batch_size)
     total = 0
     starts = crop_starts(ds.x.shape[1], length)
     for start in starts:
         crops = {**arrays, "signal": arrays["signal"][:, start : start + length]}
-        total = total + np.asarray(model.predict(crops, batch_size=batch_size, verbose=0))
+        total = total + _run(model, crops, batch_size)
     return total / len(starts)
+
+
+def _run(model, arrays, batch_size):
+    """Probabilities as NumPy."""
+    return keras.ops.convert_to_numpy(model.predict(fed(arrays), batch_size=batch_size, verbose=0))
 
 
 def served(model, like, *, thresholds=None, name=None):
