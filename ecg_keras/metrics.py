@@ -267,13 +267,13 @@ def difference(a, b):
     -------
     dict
         For accuracy, macro_f1 and macro_auc: ``difference``, ``ci95``, and ``p``, twice the share of
-        draws on the other side of zero (at most 1).
+        draws on the other side of zero, the measured one counted too (so never 0, and at most 1).
     """
     result = {}
     for name, (value, draws) in a.items():
         other, other_draws = b[name]
         gaps = (other_draws - draws)[np.isfinite(other_draws) & np.isfinite(draws)]
-        tail = min((gaps <= 0).mean(), (gaps >= 0).mean()) if len(gaps) else np.nan
+        tail = (min((gaps <= 0).sum(), (gaps >= 0).sum()) + 1) / (len(gaps) + 1) if len(gaps) else np.nan
         result[name] = {
             "difference": None if value is None or other is None else other - value,
             "ci95": _interval(gaps),

@@ -376,6 +376,96 @@ def plot_calibration(y, probabilities, *, ece=None, ax=None):
     return ax
 
 
+def plot_intervals(rows, *, label, ax=None):
+    """Figures with their intervals, one line per run, best above.
+
+    Parameters
+    ----------
+    rows : sequence of (str, float, (float, float) or None)
+        Name, value and 95 % interval; drawn in this order from the top.
+    label : str
+        Label of the axis.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax, height=1.0 + 0.34 * len(rows))
+    for i, (_, value, pair) in enumerate(rows):
+        if pair is not None:
+            ax.plot(pair, [i, i], color=_INK, linewidth=1.6, solid_capstyle="butt")
+            ax.plot(pair, [i, i], "|", color=_INK, markersize=8)
+        if value is not None:
+            ax.plot(value, i, "o", color=_INK, markersize=6)
+    ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(f"{label}, 95 % interval")
+    ax.grid(True, axis="x", color="#dde4ea", linewidth=0.7)
+    return ax
+
+
+def plot_runs(histories, name, *, label, ax=None):
+    """One key of several histories over the epochs, a line per run.
+
+    Parameters
+    ----------
+    histories : dict of str to list of dict
+        Epochs of each run.
+    name : str
+        Key to draw, such as "val_macro_f1".
+    label : str
+        Label of the vertical axis.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax, height=3.4)
+    for i, (run, history) in enumerate(histories.items()):
+        colour, dash = _LINES[i % len(_LINES)]
+        values = [np.nan if row.get(name) is None else float(row[name]) for row in history]
+        epochs = [row.get("epoch", k + 1) for k, row in enumerate(history)]
+        ax.plot(epochs, values, color=colour, linestyle=dash, linewidth=1.6, marker="os^Dv"[i % 5], markersize=3, label=run)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(label)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(True, color="#dde4ea", linewidth=0.7)
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def plot_cost(rows, *, label, ax=None):
+    """A figure over training time, a named point per run whose area grows with its parameters.
+
+    Parameters
+    ----------
+    rows : sequence of (str, float, float, int)
+        Name, training time in s, figure, parameters.
+    label : str
+        Label of the vertical axis.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax, height=3.4)
+    most = max(n for *_, n in rows) or 1
+    for name, seconds, value, n in rows:
+        ax.scatter(seconds, value, s=25 + 250 * n / most, color=_PALE, edgecolor=_INK)
+        ax.annotate(name, (seconds, value), (6, 6), textcoords="offset points", fontsize=9)
+    ax.margins(0.15)
+    ax.set_xlabel("training time (s), area: parameters")
+    ax.set_ylabel(label)
+    ax.grid(True, color="#dde4ea", linewidth=0.7)
+    return ax
+
+
 def _axes(ax, *, width=5.4, height):
     """The axes given, or those of a new figure outside pyplot, in this module's style (sizes in inches)."""
     if ax is not None:

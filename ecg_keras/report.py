@@ -10,6 +10,7 @@ data or in the files beside it.
 
 import csv
 import io
+import json
 import pathlib
 
 import numpy as np
@@ -20,6 +21,7 @@ from ecg_keras.pages import decimal, percent
 from ecg_keras.sections import SYNTHETIC, headline_rows, story
 from ecg_keras.storage import atomic_path, write_json, write_text
 
+_WITH_SPREAD = ("accuracy", "macro_f1", "macro_auc", "S_sensitivity", "S_predictivity", "V_sensitivity", "V_predictivity")
 _MOST_EXAMPLES = 12  # classes drawn; tasks with more show the largest
 
 
@@ -230,3 +232,121 @@ def _write_csv(path, rows):
 def _file_name(text):
     """Class name as part of a file name."""
     return "".join(char if char.isalnum() or char in "-+" else "-" for char in str(text))
+
+
+def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seeds", model=None):
+    """Put the mean and standard deviation of repeated runs into a CSV file, one row per protocol and model.
+
+    A row of the same protocol and model is replaced.
+
+    Parameters
+    ----------
+    path : path
+        The file, such as ``outputs/results.csv``; made if absent.
+    run_dirs : sequence of path
+        Finished runs that differ only in seed or fold.
+    protocol : str
+        What was trained and measured on what, such as "MIT-BIH CSV, patients mixed".
+    command : str
+        The command that repeats it.
+    commit : str, default ""
+        Version of the code.
+    repeats : str, default "seeds"
+        What the runs differ in: "seeds" or "folds".
+    model : str, optional
+        Name in the table; by default that of report.json.
+
+    Returns
+    -------
+    dict
+        The row written: means, and sample standard deviations (``_sd``, empty for one run) over the runs.
+    """
+    reports = []
+    for run_dir in run_dirs:
+        file = pathlib.Path(run_dir) / "report.json"
+        if not file.is_file():
+            raise ValueError(f"{run_dir} has no report.json; give folders of finished runs.")
+        reports.append(json.loads(file.read_text(encoding="utf-8")))
+    if not reports:
+        raise ValueError("run_dirs is empty; give at least one finished run.")
+    first = reports[0]
+    row = {"protocol": protocol, "model": model or first["model"], "repeats": repeats, "n": len(reports)}
+    row["synthetic"] = any(report.get("synthetic") for report in reports)
+    for name, values in _figures_of(reports).items():
+        known = [value for value in values if value is not None]
+        row[name] = f"{np.mean(known):.5g}" if known else ""
+        if name in _WITH_SPREAD:
+            row[f"{name}_sd"] = f"{np.std(known, ddof=1):.3g}" if len(known) > 1 else ""
+    row |= {"device": first.get("device") or "", "source": first.get("source") or "", "commit": commit, "command": command}
+    path, rows = pathlib.Path(path), []
+    if path.is_file():
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    same = [i for i, old in enumerate(rows) if (old["protocol"], old["model"]) == (row["protocol"], row["model"])]
+    rows[same[0] : same[0] + 1] = [row] if same else []
+    _write_csv(path, rows if same else [*rows, row])
+    return row
+
+
+def _figures_of(reports):
+    """Test figures and costs of several reports as lists by column name."""
+    tests = [report["test"] for report in reports]
+    figures = {name: [test.get(name) for test in tests] for name in ("accuracy", "majority_accuracy", "macro_f1", "macro_auc", "ece")}
+    for kind in ("S", "V") if any("aami" in test for test in tests) else ():
+        for short, name in (("sensitivity", "sensitivity"), ("predictivity", "positive_predictivity")):
+            figures[f"{kind}_{short}"] = [test["aami"][kind][name] if "aami" in test else None for test in tests]
+    figures["n_test"] = [test["n"] for test in tests]
+    figures["parameters"] = [report.get("n_parameters") for report in reports]
+    figures["fit_seconds"] = [(report.get("seconds") or {}).get("fit") for report in reports]
+    figures["peak_rss_mb"] = [report.get("peak_rss_mb") for report in reports]
+    return figures
+
+
+def results_table(path="outputs/results.csv", *, protocol=None):
+    """The table of the README, in Markdown, from the file that `record_result` writes.
+
+    Parameters
+    ----------
+    path : path, default "outputs/results.csv"
+        The results.
+    protocol : str, optional
+        Only rows whose protocol starts with this.
+
+    Returns
+    -------
+    str
+        A header and a line per row, in the order of the file. Accuracy stands beside that of always
+        answering the largest class; "±" is one standard deviation over the runs.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is absent; record_result writes it.")
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["protocol"].startswith(protocol or "")]
+    lines = [
+        "| data and split | model | accuracy | always largest | macro-F1 | macro-AUC | parameters | training | runs |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [
+            row["protocol"] + (" (synthetic)" if row.get("synthetic") == "True" else ""),
+            f"`{row['model']}`",
+            _with_spread(row, "accuracy", 100, 2, " %"),
+            _with_spread(row, "majority_accuracy", 100, 1, " %"),
+            _with_spread(row, "macro_f1", 1, 3),
+            _with_spread(row, "macro_auc", 1, 3),
+            f"{float(row['parameters']):,.0f}" if row.get("parameters") else "-",
+            f"{float(row['fit_seconds']):,.0f} s" if row.get("fit_seconds") else "-",
+            f"{row['n']} {row['repeats'] if int(row['n']) > 1 else row['repeats'].removesuffix('s')}",
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _with_spread(row, name, factor, digits, unit=""):
+    """Mean and standard deviation of one figure as text."""
+    if not row.get(name):
+        return "-"
+    spread = row.get(f"{name}_sd")
+    text = f"{factor * float(row[name]):.{digits}f}"
+    return text + (f" ± {factor * float(spread):.{digits}f}" if spread else "") + unit

@@ -1,0 +1,344 @@
+"""Put finished runs side by side: figures with intervals, differences on the same test rows, size and time.
+
+Conventions
+-----------
+A run is a folder that `report.write_report` wrote. Two runs are paired only where their
+predictions.csv have the same classes, the same true labels in the same order, and the same
+patients and recordings; other pairs are listed with the reason. A difference is the second
+run minus the first. Intervals come from the test rows, not from repeated training.
+"""
+
+import csv
+import io
+import json
+import pathlib
+
+import numpy as np
+
+from ecg_keras import pages, plots
+from ecg_keras.metrics import bootstrap, difference
+from ecg_keras.pages import decimal, interval, percent
+from ecg_keras.storage import atomic_path, write_json, write_text
+
+_METRICS = ("accuracy", "macro_f1", "macro_auc")
+_LABELS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "macro_auc": "macro-AUC"}
+_COLUMNS = (
+    "run model source synthetic task seed n_test n_patients parameters model_mb epochs_run fit_seconds peak_rss_mb device "
+    "accuracy accuracy_low accuracy_high majority_accuracy macro_f1 macro_f1_low macro_f1_high "
+    "macro_auc macro_auc_low macro_auc_high ece"
+).split()
+
+
+class Comparison(dict):
+    """``runs`` (a dict per run), ``pairs`` (differences) and ``unpaired`` (with reasons), and where they were written."""
+
+    def __init__(self, values, out_dir):
+        super().__init__(values)
+        self.out_dir = pathlib.Path(out_dir)
+
+    @property
+    def page(self):
+        """Path of compare.html."""
+        return self.out_dir / "compare.html"
+
+    def _repr_html_(self):
+        return _run_table(self["runs"])
+
+
+def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
+    """Compare finished runs and write compare.html, compare.csv, compare.json and the pictures.
+
+    Parameters
+    ----------
+    run_dirs : sequence of path
+        Folders with report.json; predictions.csv and history.csv are used where they are.
+    out_dir : path
+        Folder to write to.
+    seed : int, default 0
+        Seed of the bootstrap.
+    n_boot : int, default 1000
+        Draws of the paired bootstrap (by patient where predictions.csv names patients).
+
+    Returns
+    -------
+    Comparison
+        A dict with ``runs``, ``pairs`` and ``unpaired``; knows its `page`.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two runs are given, or a folder is not a finished run.
+    """
+    run_dirs, out_dir = [pathlib.Path(path) for path in run_dirs], pathlib.Path(out_dir)
+    if len(run_dirs) < 2:
+        raise ValueError(f"compare needs at least two runs, got {len(run_dirs)}.")
+    names = _short_names(run_dirs)
+    runs = [_read_run(path, name) for path, name in zip(run_dirs, names)]
+    pairs, unpaired = _pair_up(runs, seed, n_boot)
+    key = "macro_auc" if all(run["report"].get("task") == "multi-label" for run in runs) else "macro_f1"
+    runs.sort(key=lambda run: -(run["report"]["test"].get(key) or 0))
+    rows = [_row(run) for run in runs]
+    result = Comparison({"runs": rows, "pairs": pairs, "unpaired": unpaired, "seed": seed, "n_boot": n_boot}, out_dir)
+    pictures = _pictures(runs, rows)
+    write_json(out_dir / "compare.json", result)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if row[name] is None else row[name] for name in _COLUMNS} for row in rows)
+    write_text(out_dir / "compare.csv", text.getvalue())
+    for name, (data, _) in pictures.items():
+        with atomic_path(out_dir / f"{name}.png") as part:
+            part.write_bytes(data)
+    write_text(result.page, _page(result, runs, pictures, key))
+    return result
+
+
+def _short_names(run_dirs):
+    """Folder names, with as many parents as it takes to tell them apart."""
+    resolved = [path.resolve() for path in run_dirs]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError("a run is given twice; name each folder once.")
+    for depth in range(1, max(len(path.parts) for path in resolved) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different paths have different names")
+
+
+def _read_run(path, name):
+    """A run's folder to its report, history, and predictions (or why there are none)."""
+    try:
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        report["test"]["accuracy"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not a finished run: report.json is absent or not whole; give a folder that a run wrote.") from None
+    run = {"name": name, "path": path, "report": report, "history": [], "rows": None, "why": None}
+    if (path / "history.csv").is_file():
+        with open(path / "history.csv", encoding="utf-8", newline="") as file:
+            run["history"] = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        run["rows"] = _read_predictions(path / "predictions.csv", report)
+    except (OSError, ValueError, KeyError) as error:
+        run["why"] = f"{name}: predictions.csv is absent or does not fit report.json ({error})"
+    return run
+
+
+def _read_predictions(path, report):
+    """predictions.csv as true labels, probabilities, patients, records and thresholds."""
+    import pandas as pd
+
+    classes = [str(name) for name in report["classes"]]
+    kinds = {"true": str, "predicted": str, "patient": str, "record": str}
+    frame = pd.read_csv(path, dtype=kinds, keep_default_na=False)
+    probabilities = frame[[f"p_{name}" for name in classes]].to_numpy(np.float64)
+    true = frame["true"].to_numpy(str)
+    if report.get("task") == "multi-label":
+        y = np.array([[name in labels.split("|") for name in classes] for labels in true], int)
+    else:
+        y = np.array([classes.index(label) for label in true])
+    if len(y) != report["test"]["n"]:
+        raise ValueError(f"{len(y)} rows, report.json has {report['test']['n']}")
+    ids = {name: frame[name].to_numpy(str) if name in frame else None for name in ("patient", "record")}
+    thresholds = report["test"].get("thresholds")
+    return {"classes": classes, "y": y, "p": probabilities, "thresholds": thresholds, **ids}
+
+
+def _pair_up(runs, seed, n_boot):
+    """All pairs of runs to differences, or to reasons why they have none."""
+    pairs, unpaired, measured = [], [], {}
+    for i, first in enumerate(runs):
+        for second in runs[i + 1 :]:
+            reason = _why_not(first, second)
+            if reason:
+                unpaired.append({"a": first["name"], "b": second["name"], "reason": reason})
+                continue
+            for run in (first, second):
+                if run["name"] not in measured:
+                    rows = run["rows"]
+                    measured[run["name"]] = bootstrap(
+                        rows["y"], rows["p"], patients=rows["patient"], thresholds=rows["thresholds"], seed=seed, n_boot=n_boot
+                    )
+            gaps = difference(measured[first["name"]], measured[second["name"]])
+            pairs.append({"a": first["name"], "b": second["name"], **gaps})
+    return pairs, unpaired
+
+
+def _why_not(first, second):
+    """None where two runs predicted the same rows, else the reason."""
+    for run in (first, second):
+        if run["why"]:
+            return run["why"]
+    a, b = first["rows"], second["rows"]
+    if a["classes"] != b["classes"]:
+        return f"classes differ: {', '.join(a['classes'])} and {', '.join(b['classes'])}"
+    if len(a["y"]) != len(b["y"]):
+        return f"test rows differ: {len(a['y']):,} and {len(b['y']):,}"
+    if a["y"].shape != b["y"].shape or not np.array_equal(a["y"], b["y"]):
+        return "true labels differ: these are other rows, or the same in another order"
+    for name in ("patient", "record"):
+        if (a[name] is None) != (b[name] is None) or (a[name] is not None and not np.array_equal(a[name], b[name])):
+            return f"{name}s of the test rows differ"
+    return None
+
+
+def _row(run):
+    """One run as a flat row of `_COLUMNS`."""
+    report, test = run["report"], run["report"]["test"]
+    model = run["path"] / "model.keras"
+    row = {
+        "run": run["name"],
+        "n_test": test["n"],
+        "n_patients": test.get("n_patients"),
+        "parameters": report.get("n_parameters"),
+        "model_mb": round(model.stat().st_size / 1e6, 3) if model.is_file() else None,
+        "fit_seconds": (report.get("seconds") or {}).get("fit"),
+        "majority_accuracy": test.get("majority_accuracy"),
+        "ece": test.get("ece"),
+    }
+    for name in ("model", "source", "synthetic", "task", "seed", "epochs_run", "peak_rss_mb", "device"):
+        row[name] = report.get(name)
+    for name in _METRICS:
+        row[name] = test.get(name)
+        row[f"{name}_low"], row[f"{name}_high"] = (test.get("ci95") or {}).get(name) or (None, None)
+    return row
+
+
+def _pictures(runs, rows):
+    """Intervals, validation curves and cost, as (bytes, caption) by file name."""
+    pictures = {}
+    for name in ("macro_f1", "macro_auc", "accuracy"):
+        points = [(row["run"], row[name], _pair(row, name)) for row in rows]
+        if any(value is not None for _, value, _ in points):
+            axes = plots.plot_intervals(points, label=_LABELS[name])
+            pictures[f"compare_{name}"] = (plots.png(axes), f"Test {_LABELS[name]} of each run, best {_LABELS['macro_f1']} first.")
+    for key, label in (("val_loss", "validation loss"), ("val_macro_f1", "validation macro-F1"), ("val_macro_auc", "validation macro-AUC")):
+        histories = {run["name"]: run["history"] for run in runs}
+        histories = {name: rows for name, rows in histories.items() if any(row.get(key) is not None for row in rows)}
+        if histories:
+            axes = plots.plot_runs(histories, key, label=label)
+            pictures[f"compare_{key}"] = (plots.png(axes), f"{label.capitalize()} over the epochs.")
+    known = [(r["run"], r["fit_seconds"], r["macro_f1"], r["parameters"] or 0) for r in rows]
+    known = [point for point in known if point[1] is not None and point[2] is not None]
+    if len(known) > 1:
+        axes = plots.plot_cost(known, label="test macro-F1")
+        pictures["compare_cost"] = (plots.png(axes), "Test macro-F1 over training time.")
+    return pictures
+
+
+def _page(result, runs, pictures, key):
+    """The comparison as HTML."""
+    rows = result["runs"]
+    best = rows[0]
+    text = (
+        f"{len(rows)} runs, ordered by test {_LABELS[key]}. The first, {best['run']}, reaches {decimal(best[key])} "
+        f"({interval(_pair(best, key))}). Always answering the largest class would be right for "
+        f"{percent(best['majority_accuracy'])} of its test rows."
+    )
+    notes = [
+        "Intervals and p values come from drawing test rows (or patients) again. They do not hold the spread between "
+        "trainings with other seeds, and p values are not corrected for the number of comparisons.",
+    ]
+    reasons = {}
+    for pair in result["unpaired"]:
+        reasons.setdefault(pair["reason"], []).append(f"{pair['a']} and {pair['b']}")
+    notes += [f"Not paired, {reason}: {'; '.join(those)}." for reason, those in reasons.items()]
+    chapters = [("runs", "Runs", f"<p>{pages.escape(text)}</p>\n" + _run_table(rows)), ("notes", "Read this first", pages.bullets(notes))]
+    if result["pairs"]:
+        chapters.append(("differences", "Differences on the same test rows", _differences(result, best["run"])))
+    shown = "".join(pages.figure(*picture) for picture in pictures.values())
+    chapters.append(("pictures", "Pictures", pages.figures(shown)))
+    chapters.append(("cost", "Size and time", _cost_table(rows)))
+    made = [row["run"] for row in rows if row["synthetic"]]
+    banner = f"Synthetic data in {', '.join(made)}: these figures say nothing about patients." if made else None
+    return pages.page("Comparison of runs", chapters, banner=banner)
+
+
+def _run_table(rows):
+    """Figures with intervals, a line per run."""
+    headers = ["run", "model", "test rows", "accuracy", "95 %", "always largest", "macro-F1", "95 %", "macro-AUC", "95 %", "ECE"]
+    lines = [
+        [
+            row["run"],
+            row["model"] or "-",
+            f"{row['n_test']:,}",
+            percent(row["accuracy"], 2),
+            interval(_pair(row, "accuracy"), percent),
+            percent(row["majority_accuracy"]),
+            decimal(row["macro_f1"]),
+            interval(_pair(row, "macro_f1")),
+            decimal(row["macro_auc"]),
+            interval(_pair(row, "macro_auc")),
+            decimal(row["ece"]),
+        ]
+        for row in rows
+    ]
+    return pages.table(headers, lines, numbers_from=2)
+
+
+def _differences(result, best):
+    """Differences to the best run, and every pair folded away."""
+    to_best = [pair if pair["a"] == best else _turned(pair) for pair in result["pairs"] if best in (pair["a"], pair["b"])]
+    headers = ["second minus first"]
+    headers += [text for name in _METRICS for text in (_LABELS[name], "95 %", "p")]
+    line = lambda pair: [f"{pair['b']} - {pair['a']}"] + [  # noqa: E731
+        text
+        for name in _METRICS
+        for text in (_signed(pair[name]["difference"]), interval(pair[name]["ci95"], _signed), decimal(pair[name]["p"]))
+    ]
+    caption = f"Paired bootstrap, {result['n_boot']:,} draws, seed {result['seed']}; an interval without 0 is a difference seen on these rows"
+    html = pages.table(headers, [line(pair) for pair in to_best], caption=caption) if to_best else ""
+    if len(result["pairs"]) > len(to_best):
+        every = pages.table(headers, [line(pair) for pair in result["pairs"]])
+        html += f"<details><summary>All {len(result['pairs'])} pairs</summary>{every}</details>\n"
+    return html
+
+
+def _turned(pair):
+    """A pair the other way round."""
+    turned = {"a": pair["b"], "b": pair["a"]}
+    for name in _METRICS:
+        gap, ci95 = pair[name]["difference"], pair[name]["ci95"]
+        turned[name] = {
+            "difference": None if gap is None else -gap,
+            "ci95": None if ci95 is None else [-ci95[1], -ci95[0]],
+            "p": pair[name]["p"],
+        }
+    return turned
+
+
+def _cost_table(rows):
+    """Parameters, file size, epochs, seconds, memory, device."""
+    show = lambda value, form: "-" if value is None else form.format(value)  # noqa: E731
+    lines = [
+        [
+            row["run"],
+            show(row["parameters"], "{:,}"),
+            show(row["model_mb"], "{:.2f}"),
+            show(row["epochs_run"], "{}"),
+            show(row["fit_seconds"], "{:,.0f}"),
+            show(row["peak_rss_mb"], "{:,.0f}"),
+            show(row["seed"], "{}"),
+            show(row["device"], "{}"),
+        ]
+        for row in rows
+    ]
+    headers = ["run", "parameters", "model.keras (MB)", "epochs", "training (s)", "peak memory (MB)", "seed", "device"]
+    return pages.table(headers, lines)
+
+
+def _pair(row, name):
+    """The interval of a metric in a flat row, or None."""
+    return None if row[f"{name}_low"] is None else (row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _signed(value):
+    """A difference with its sign."""
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def _number(text):
+    """Text of a CSV cell as a number; None where it is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
