@@ -248,6 +248,32 @@ class Spectrum(keras.layers.Layer):
         return {**super().get_config(), "grid": dataclasses.asdict(self.grid)}
 
 
+@keras.saving.register_keras_serializable("ecg_keras")
+class Positions(keras.layers.Layer):
+    """Add to each position of a sequence where it is: sines and cosines (Vaswani et al., NeurIPS 2017, section 3.5).
+
+    Input and output shape: (batch, length, width), any length.
+
+    Examples
+    --------
+    >>> np.asarray(Positions()(np.zeros((1, 2, 4))), float).round(2)[0].tolist()
+    [[0.0, 0.0, 1.0, 1.0], [0.84, 0.01, 0.54, 1.0]]
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "trainable": False})
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def call(self, x):
+        length, width = x.shape[1:]
+        rates = 10000.0 ** (-np.arange((width + 1) // 2) * 2 / width)
+        angles = np.arange(length)[:, None] * rates
+        places = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :width]
+        return x + ops.cast(places, x.dtype)
+
+
 def _decibels(power, top_db):
     """Power to dB below each row's own peak, floored at -top_db and mapped to [0, 1]."""
     peak = ops.max(power, axis=tuple(range(1, len(power.shape))), keepdims=True)
@@ -310,7 +336,7 @@ class Crops(keras.layers.Layer):
     """
 
     def __init__(self, starts, length, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{**kwargs, "trainable": False})
         self.starts, self.length = [int(start) for start in starts], int(length)
 
     def compute_output_shape(self, input_shape):

@@ -1,0 +1,197 @@
+"""Build networks that look at several views of one ECG, and at numbers beside it.
+
+Conventions
+-----------
+A family is one function from a data set to an uncompiled functional
+`keras.Model`, as `models.py` says. Each view is a branch: a model of its own,
+nested under the view's name, from the raw signal to one vector. Views are made
+inside, so they cannot come from different beats.
+"""
+
+import keras
+from keras import layers
+
+from ecg_keras._checks import check_option
+from ecg_keras.blocks import classifier, metadata_input, pooled, signal_input, transformed
+from ecg_keras.grids import SpectrumGrid
+from ecg_keras.image_families import cnn2d, scalogram_cnn
+from ecg_keras.signal_families import encoded, fft_transformer, resnet1d
+
+BRANCHES = {"time": resnet1d, "spectrum": fft_transformer, "spectrogram": cnn2d, "scalogram": scalogram_cnn}
+
+
+def multimodal(
+    like,
+    *,
+    filters=(32, 64),
+    kernel_size=7,
+    width=64,
+    depth=1,
+    heads=4,
+    metadata_units=(16,),
+    dense_units=(64,),
+    block_dropout=0.1,
+    dropout=0.3,
+    grid=None,
+):
+    """Raw signal, its spectrum and metadata: a CNN with Transformer encoder on each of the two, dense layers on the third.
+
+    Parameters
+    ----------
+    like : ECGDataset
+        Signals; where it has no metadata, that branch is left out.
+    filters, kernel_size : sequence of int and int
+        Convolution blocks of the two signal branches; each halves the length.
+    width, depth, heads : int
+        Values per position, blocks and heads of each encoder; it sees at most 128 positions.
+    metadata_units, dense_units : sequence of int
+        Dense layers on metadata, and after the branches are joined.
+    block_dropout, dropout : float
+        Dropout inside the encoders, and around the last dense layers.
+    grid : SpectrumGrid, optional
+        Geometry of the spectrum.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo()
+    >>> multimodal(train, width=16).output_shape
+    (None, 5)
+    """
+    signal = signal_input(like, "multimodal")
+    options = {"filters": filters, "kernel_size": kernel_size, "width": width, "depth": depth, "heads": heads}
+    embeddings = []
+    for name in ("time", "spectrum"):
+        inputs = x = keras.Input(signal.shape[1:], name="signal")
+        x = transformed(x, grid or SpectrumGrid(like.fs)) if name == "spectrum" else x
+        x = pooled(encoded(x, **options, dropout=block_dropout))
+        embeddings.append(keras.Model(inputs, x, name=name)(signal))
+    inputs = [signal]
+    if like.metadata is not None:
+        metadata, embedding = _metadata_branch(like, metadata_units)
+        inputs, embeddings = [signal, metadata], [*embeddings, embedding]
+    x = layers.Concatenate(name="fused")(embeddings)
+    outputs = classifier(x, like, dense_units=dense_units, dropout=dropout)
+    return keras.Model(inputs if len(inputs) > 1 else signal, outputs, name="multimodal")
+
+
+def hybrid(
+    like,
+    *,
+    branches=("time", "spectrum", "spectrogram", "scalogram", "metadata"),
+    trained=None,
+    freeze=False,
+    fusion="concatenate",
+    metadata_units=(16,),
+    dense_units=(),
+    dropout=0.3,
+):
+    """Late fusion of any views of one ECG: time, spectrum, spectrogram, scalogram, metadata.
+
+    Parameters
+    ----------
+    like : ECGDataset
+        Signals; "metadata" is left out where it has none.
+    branches : sequence of {"time", "spectrum", "spectrogram", "scalogram", "metadata"}
+        Views to join; their networks are `resnet1d`, `fft_transformer`, `cnn2d` and `scalogram_cnn`.
+    trained : dict of keras.Model, optional
+        Branch name to a model trained alone on the same signals, of any options or family: the
+        branch becomes a copy of it, weights included, up to its layer ``embedding``.
+    freeze : bool, default False
+        Keep trained branches as they are, and train only what joins them.
+    fusion : {"concatenate", "mean"}
+        Join the branches' vectors and classify them once; or let each branch classify and
+        average their logits, as an ensemble does. With "mean" a trained branch keeps its own classifier.
+    metadata_units, dense_units : sequence of int
+        Dense layers on metadata, and before the output ("concatenate" only).
+    dropout : float, default 0.3
+        Dropout before the output.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo()
+    >>> hybrid(train, branches=("time", "spectrum")).output_shape
+    (None, 5)
+    """
+    check_option("fusion", fusion, ("concatenate", "mean"))
+    branches, trained = tuple(branches), dict(trained or {})
+    for name in (*branches, *trained):
+        check_option("branch", name, (*BRANCHES, "metadata"))
+    if not set(branches) & set(BRANCHES) or len(set(branches)) != len(branches) or set(trained) - set(branches):
+        raise ValueError(
+            f"branches must be different names with at least one of {', '.join(BRANCHES)}, and trained models "
+            f"belong to one of them; got branches={branches}, trained for {tuple(trained)}."
+        )
+    signal = signal_input(like, "hybrid")
+    inputs, embeddings, logits = [signal], [], []
+    for name in branches:
+        if name == "metadata":
+            if like.metadata is None:
+                continue
+            metadata, embedding = _metadata_branch(like, metadata_units)
+            inputs.append(metadata)
+        else:
+            whole = trained.get(name)
+            branch = _branch(name, whole if whole is not None else BRANCHES[name](like), signal, copy=whole is not None)
+            branch.trainable = not (freeze and whole is not None)
+            embedding = branch(signal)
+        embeddings.append(embedding)
+        if fusion == "mean":
+            logits.append(_logits(embedding, like, name, trained.get(name), dropout, freeze))
+    if fusion == "mean":
+        x = layers.Average(name="fused")(logits) if len(logits) > 1 else logits[0]
+        activation = "sigmoid" if like.multi_label else "softmax"
+        outputs = layers.Activation(activation, dtype="float32", name="probabilities")(x)
+    else:
+        x = layers.Concatenate(name="fused")(embeddings) if len(embeddings) > 1 else embeddings[0]
+        outputs = classifier(x, like, dense_units=dense_units, dropout=dropout)
+    return keras.Model(inputs if len(inputs) > 1 else signal, outputs, name="hybrid")
+
+
+def _metadata_branch(like, units):
+    """The metadata input and its vector, from dense layers nested under the name "metadata_branch"."""
+    metadata, x = metadata_input(like)
+    for n in units:
+        x = layers.Dense(n, activation="relu")(x)
+    outer = keras.Input(metadata.shape[1:], name="metadata")
+    return outer, keras.Model(metadata, x, name="metadata_branch")(outer)
+
+
+def _branch(name, model, signal, *, copy):
+    """A model cut at its layer "embedding" and renamed, as a copy of its own where it was trained."""
+    if [tensor.name for tensor in model.inputs] != ["signal"] or model.input_shape[1:] != signal.shape[1:]:
+        found = ", ".join(f"{tensor.name} {tuple(tensor.shape[1:])}" for tensor in model.inputs)
+        raise ValueError(
+            f"branch {name!r} needs a model with the one input signal {tuple(signal.shape[1:])}, got {found}; "
+            "train it on the same signals, with the image layer inside."
+        )
+    try:
+        embedding = model.get_layer("embedding").output
+    except ValueError:
+        raise ValueError(
+            f"branch {name!r}: the model {model.name!r} has no layer 'embedding'; give one that build_model made."
+        ) from None
+    branch = keras.Model(model.inputs[0], embedding, name=name)
+    if copy:
+        twin = keras.models.clone_model(branch)
+        twin.set_weights(branch.get_weights())
+        branch = keras.Model(twin.inputs[0], twin.outputs[0], name=name)
+    return branch
+
+
+def _logits(embedding, like, name, whole, dropout, freeze):
+    """What a branch alone says: its trained classifier, or a new one."""
+    dense = layers.Dense(len(like.classes), dtype="float32", name=f"{name}_logits")
+    if whole is None:
+        return dense(layers.Dropout(dropout)(embedding) if dropout else embedding)
+    head = whole.get_layer("probabilities")
+    if head.kernel.shape != (embedding.shape[-1], len(like.classes)):
+        raise ValueError(
+            f"branch {name!r}: fusion='mean' needs a trained model whose classifier follows its embedding directly "
+            f"and knows {len(like.classes)} classes; build it with dense_units=()."
+        )
+    outputs = dense(layers.Dropout(dropout)(embedding) if dropout else embedding)
+    dense.set_weights(head.get_weights())
+    dense.trainable = not freeze
+    return outputs

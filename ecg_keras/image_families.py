@@ -1,0 +1,194 @@
+"""Build networks that look at images of a signal: frequency by time.
+
+Conventions
+-----------
+A family is one function from a data set to an uncompiled functional
+`keras.Model`, as `models.py` says. A data set of images is taken as it is; one
+of signals gets the layer that makes the images in front.
+"""
+
+import keras
+
+from ecg_keras.blocks import classifier, convolution, halved, image_input, pooled, residual_block
+from ecg_keras.grids import ScalogramGrid
+
+
+def cnn2d(
+    like,
+    *,
+    filters=(32, 64, 96, 160),
+    kernel_size=3,
+    stem_kernel=5,
+    stem_strides=(2, 1),
+    residual=True,
+    block_dropout=0.0,
+    dense_units=(),
+    dropout=0.3,
+    grid=None,
+):
+    """A convolutional network on spectrogram images.
+
+    Parameters
+    ----------
+    like : ECGDataset
+        Images, or signals, which get the spectrogram layer of `grid` in front.
+    filters : sequence of int
+        Filters per block. With `residual` the first is the stem's and each later block halves the image.
+    kernel_size : int, default 3
+        Kernel of the blocks, in pixels.
+    stem_kernel, stem_strides : int and (int, int)
+        Kernel and (frequency, time) strides of the first convolution.
+    residual : bool, default True
+        Residual blocks; False gives the plain recipe: convolution, batch normalisation,
+        max pooling, dropout per block.
+    block_dropout : float, default 0
+        Dropout inside each block.
+    dense_units : sequence of int
+        Dense layers before the output.
+    dropout : float, default 0.3
+        Dropout before the output.
+    grid : SpectrogramGrid, optional
+        Geometry of the images made from signals.
+
+    Notes
+    -----
+    The notebook recipe is ``filters=(32, 64, 128, 256), residual=False, stem_kernel=3,
+    stem_strides=1, block_dropout=0.25, dense_units=(128,), dropout=0.5``.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo()
+    >>> cnn2d(train).output_shape
+    (None, 5)
+    """
+    inputs, x = image_input(like, grid)
+    x = convolution(x, filters[0], stem_kernel, strides=stem_strides)
+    if residual:
+        for n in filters[1:]:
+            x = residual_block(x, n, kernel_size, strides=2, dropout=block_dropout)
+    else:
+        x = halved(x, dropout=block_dropout)
+        for n in filters[1:]:
+            x = halved(convolution(x, n, kernel_size), dropout=block_dropout)
+    outputs = classifier(pooled(x), like, dense_units=dense_units, dropout=dropout)
+    return keras.Model(inputs, outputs, name="cnn2d")
+
+
+def scalogram_cnn(
+    like,
+    *,
+    filters=(32, 64, 96, 160),
+    kernel_size=3,
+    stem_kernel=5,
+    stem_strides=(1, 2),
+    block_dropout=0.0,
+    dense_units=(),
+    dropout=0.3,
+    grid=None,
+):
+    """A residual 2D convolutional network on Morlet scalograms; parameters are those of `cnn2d`.
+
+    `grid` is a `ScalogramGrid`. The stem steps over time, which a scalogram resolves more finely
+    than frequency.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo()
+    >>> scalogram_cnn(train, filters=(8, 16)).output_shape
+    (None, 5)
+    """
+    inputs, x = image_input(like, grid, default=ScalogramGrid)
+    x = convolution(x, filters[0], stem_kernel, strides=stem_strides)
+    for n in filters[1:]:
+        x = residual_block(x, n, kernel_size, strides=2, dropout=block_dropout)
+    outputs = classifier(pooled(x), like, dense_units=dense_units, dropout=dropout)
+    return keras.Model(inputs, outputs, name="scalogram_cnn")
+
+
+def vgg2d(
+    like, *, filters=(32, 64, 128), convolutions=2, kernel_size=3, block_dropout=0.1, dense_units=(128,), dropout=0.5, grid=None
+):
+    """Plain stacks of 3 x 3 convolutions and max pooling on spectrograms (Simonyan and Zisserman, ICLR 2015).
+
+    Parameters
+    ----------
+    like : ECGDataset
+        Images, or signals, which get the spectrogram layer of `grid` in front.
+    filters : sequence of int
+        Filters per stack; each stack halves the image.
+    convolutions : int, default 2
+        Convolutions per stack.
+    kernel_size : int, default 3
+        Kernel, in pixels.
+    block_dropout, dropout : float
+        Dropout after each stack, and before the output.
+    dense_units : sequence of int
+        Dense layers before the output. Batch normalisation and global average pooling, which the
+        paper does not have, keep them small.
+    grid : SpectrogramGrid, optional
+        Geometry of the images made from signals.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo()
+    >>> vgg2d(train, filters=(8, 16)).output_shape
+    (None, 5)
+    """
+    inputs, x = image_input(like, grid)
+    for n in filters:
+        for _ in range(convolutions):
+            x = convolution(x, n, kernel_size)
+        x = halved(x, dropout=block_dropout)
+    outputs = classifier(pooled(x), like, dense_units=dense_units, dropout=dropout)
+    return keras.Model(inputs, outputs, name="vgg2d")
+
+
+def resnet2d(
+    like,
+    *,
+    filters=(32, 64, 128),
+    blocks=2,
+    kernel_size=3,
+    stem_kernel=3,
+    stem_strides=(2, 1),
+    block_dropout=0.0,
+    dense_units=(),
+    dropout=0.3,
+    grid=None,
+):
+    """A deeper residual network on spectrograms: stages of basic blocks (He et al., CVPR 2016, table 1, narrower).
+
+    Parameters
+    ----------
+    like : ECGDataset
+        Images, or signals, which get the spectrogram layer of `grid` in front.
+    filters : sequence of int
+        Filters per stage; every stage but the first halves the image.
+    blocks : int, default 2
+        Residual blocks per stage.
+    kernel_size, stem_kernel, stem_strides : int, int and (int, int)
+        Kernels in pixels, and the (frequency, time) strides of the first convolution.
+    block_dropout, dropout : float
+        Dropout inside the blocks and before the output.
+    dense_units : sequence of int
+        Dense layers before the output.
+    grid : SpectrogramGrid, optional
+        Geometry of the images made from signals.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo()
+    >>> resnet2d(train, filters=(8, 16), blocks=1).output_shape
+    (None, 5)
+    """
+    inputs, x = image_input(like, grid)
+    x = convolution(x, filters[0], stem_kernel, strides=stem_strides)
+    for stage, n in enumerate(filters):
+        for i in range(blocks):
+            x = residual_block(x, n, kernel_size, strides=2 if stage and i == 0 else 1, dropout=block_dropout)
+    outputs = classifier(pooled(x), like, dense_units=dense_units, dropout=dropout)
+    return keras.Model(inputs, outputs, name="resnet2d")

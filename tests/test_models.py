@@ -1,0 +1,215 @@
+"""Model families: shapes from the data, probabilities, saving, precision, refusals."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import toy_dataset
+
+from ecg_keras import ECGDataset
+from ecg_keras.layers import Positions
+from ecg_keras.models import MODELS, build_model
+from ecg_keras.serving import check_fits
+from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms
+
+IMAGE_FAMILIES = ("cnn2d", "vgg2d", "resnet2d", "scalogram_cnn")
+SMALL = {
+    "cnn1d": {"filters": (8, 8)},
+    "resnet1d": {"filters": (8, 8), "stem_filters": 8},
+    "fft_transformer": {"filters": (8,), "width": 16, "depth": 1},
+    "cnn2d": {"filters": (8, 8)},
+    "vgg2d": {"filters": (8, 8), "dense_units": (8,)},
+    "resnet2d": {"filters": (8, 8), "blocks": 1},
+    "scalogram_cnn": {"filters": (8, 8)},
+    "multimodal": {"filters": (8,), "width": 16},
+    "hybrid": {"branches": ("time", "spectrum", "metadata")},
+}
+
+
+@pytest.fixture(scope="module")
+def beats():
+    """Twelve beats of one lead, three classes."""
+    return toy_dataset(12)
+
+
+@pytest.fixture(scope="module")
+def records():
+    """Six ten-second records of twelve leads, several classes at once."""
+    return toy_dataset(6, samples=1000, leads=12, fs=100.0, multi_label=True)
+
+
+def _inputs(model, ds):
+    """What a model eats: the array itself where it has one input."""
+    arrays = ds.inputs([tensor.name for tensor in model.inputs])
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+
+
+def _call(model, ds):
+    """Probabilities of a model for a data set, without a compiled loop."""
+    return keras.ops.convert_to_numpy(model(_inputs(model, ds), training=False))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_beats_get_probabilities_that_sum_to_one(name, beats):
+    outputs = _call(build_model(name, like=beats, **SMALL[name]), beats)
+    assert outputs.shape == (12, 3) and outputs.dtype == np.float32
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_twelve_leads_and_several_classes_at_once(name, records):
+    model = build_model(name, like=records, **SMALL[name])
+    assert model.get_layer("probabilities").activation is keras.activations.sigmoid
+    outputs = _call(model, records)
+    assert outputs.shape == (6, 3) and ((outputs > 0) & (outputs < 1)).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_default_options_build_for_five_thousand_samples(name):
+    like = toy_dataset(2, n_classes=2, samples=5000, leads=12, fs=500.0)
+    assert build_model(name, like=like).output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_save_load_and_predict_agree(name, beats, tmp_path):
+    model = build_model(name, like=beats, **SMALL[name])
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(_call(again, beats), _call(model, beats), atol=1e-6)
+    np.testing.assert_allclose(again.predict(_inputs(again, beats), verbose=0), _call(model, beats), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_seed_gives_same_weights(name, beats):
+    weights = []
+    for _ in range(2):
+        keras.utils.set_random_seed(7)
+        weights.append(build_model(name, like=beats, **SMALL[name]).get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(*weights))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_under_mixed_precision_is_finite_and_ends_in_float32(name, beats):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = build_model(name, like=beats, **SMALL[name])
+        model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
+        loss = model.train_on_batch(_inputs(model, beats), beats.y)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(loss) and model.outputs[0].dtype == "float32"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_misspelled_option_is_refused(name, beats):
+    with pytest.raises(TypeError, match="droput"):
+        build_model(name, like=beats, droput=0.5)
+
+
+def test_unknown_family_is_refused(beats):
+    with pytest.raises(ValueError, match="name='cnn3d' is not known; choose one of 'cnn1d', 'resnet1d'"):
+        build_model("cnn3d", like=beats)
+
+
+@pytest.mark.parametrize("name", IMAGE_FAMILIES)
+def test_image_families_see_the_same_in_images_as_in_signals(name, beats):
+    images = to_scalograms(beats) if name == "scalogram_cnn" else to_spectrograms(beats)
+    keras.utils.set_random_seed(0)
+    from_images = build_model(name, like=images, **SMALL[name])
+    keras.utils.set_random_seed(0)
+    from_signals = build_model(name, like=beats, **SMALL[name])
+    assert [tensor.name for tensor in from_images.inputs] == ["image"]
+    np.testing.assert_allclose(_call(from_signals, beats), _call(from_images, images), atol=1e-4)
+
+
+def test_spectra_as_data_and_inside_the_model_agree(beats):
+    spectra = to_spectra(beats)
+    keras.utils.set_random_seed(0)
+    outside = build_model("fft_transformer", like=spectra, **SMALL["fft_transformer"])
+    keras.utils.set_random_seed(0)
+    inside = build_model("fft_transformer", like=beats, **SMALL["fft_transformer"])
+    np.testing.assert_allclose(_call(inside, beats), _call(outside, spectra), atol=1e-4)
+
+
+def test_attention_sees_few_positions_of_a_long_record():
+    like = toy_dataset(2, n_classes=2, samples=5000, fs=500.0)
+    model = build_model("multimodal", like=like, filters=(8,), width=16)
+    for branch in ("time", "spectrum"):
+        assert model.get_layer(branch).get_layer("features").output.shape[1] <= 128
+
+
+def test_positions_tell_the_order():
+    x = keras.random.normal((1, 10, 16), seed=0)
+    moved = np.asarray(Positions()(x))
+    assert np.abs(moved - np.asarray(Positions()(x[:, ::-1]))[:, ::-1]).max() > 0.5
+
+
+def test_metadata_is_standardised_by_the_train_rows(beats):
+    model = build_model("multimodal", like=beats, **SMALL["multimodal"])
+    layer = model.get_layer("metadata_branch").get_layer("standardize")
+    np.testing.assert_allclose(np.asarray(layer(beats.metadata)).mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(layer(beats.metadata)).std(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ("multimodal", "hybrid"))
+def test_a_data_set_without_metadata_leaves_that_branch_out(name, beats):
+    model = build_model(name, like=beats.replace(metadata=None, metadata_names=None), **SMALL[name])
+    assert [tensor.name for tensor in model.inputs] == ["signal"]
+
+
+def test_the_last_feature_map_of_a_family_is_named(beats):
+    for name in MODELS:
+        model = build_model(name, like=beats, **SMALL[name])
+        models = [model] + [layer for layer in model.layers if isinstance(layer, keras.Model) and layer.name != "metadata_branch"]
+        assert any("features" in [layer.name for layer in part.layers] for part in models), name
+
+
+def test_hybrid_starts_from_models_trained_alone(beats):
+    alone = build_model("resnet1d", like=beats, filters=(8, 16), stem_filters=8, dropout=0.0)
+    images = build_model("vgg2d", like=beats, filters=(8,), dense_units=())
+    for model in (alone, images):
+        for weight in model.weights:
+            weight.assign(np.random.default_rng(0).uniform(0.02, 0.06, weight.shape))
+    trained = {"time": alone, "spectrogram": images}
+    model = build_model("hybrid", like=beats, branches=tuple(trained), trained=trained, fusion="mean")
+    log = np.log(_call(alone, beats)), np.log(_call(images, beats))
+    mean = np.exp((log[0] + log[1]) / 2)
+    np.testing.assert_allclose(_call(model, beats), mean / mean.sum(axis=1, keepdims=True), atol=1e-4)
+    before = alone.get_weights()
+    model.get_layer("time").set_weights([0 * weight for weight in model.get_layer("time").get_weights()])
+    assert all(np.array_equal(a, b) for a, b in zip(before, alone.get_weights()))  # a copy, not the model itself
+
+
+def test_hybrid_freezes_trained_branches(beats):
+    alone = build_model("resnet1d", like=beats, **SMALL["resnet1d"])
+    model = build_model("hybrid", like=beats, branches=("time", "metadata"), trained={"time": alone}, freeze=True)
+    assert not model.get_layer("time").trainable_weights and model.trainable_weights
+
+
+def test_hybrid_refuses_what_does_not_fit(beats, records):
+    with pytest.raises(ValueError, match="branch 'time' needs a model with the one input signal .187, 1., got signal .1000, 12."):
+        build_model("hybrid", like=beats, branches=("time",), trained={"time": build_model("resnet1d", like=records)})
+    with pytest.raises(ValueError, match="branch='tame' is not known"):
+        build_model("hybrid", like=beats, branches=("tame",))
+    with pytest.raises(ValueError, match="at least one of time"):
+        build_model("hybrid", like=beats, branches=("metadata",))
+
+
+def test_signal_families_refuse_images(beats):
+    with pytest.raises(ValueError, match="resnet1d needs signals of shape .samples, leads.; like holds images"):
+        build_model("resnet1d", like=to_spectrograms(beats))
+    with pytest.raises(ValueError, match="like holds images of shape .33, 16, 1."):
+        build_model("fft_transformer", like=to_spectrograms(beats))
+    with pytest.raises(ValueError, match="like holds spectra"):
+        build_model("cnn2d", like=to_spectra(beats))
+
+
+def test_a_data_set_that_does_not_fit_is_named(beats, records):
+    model = build_model("multimodal", like=beats, **SMALL["multimodal"])
+    check_fits(model, beats)
+    with pytest.raises(ValueError, match=r"input 'signal' needs rows of shape \(187, 1\), the data set has \(1000, 12\)"):
+        check_fits(model, records)
+    with pytest.raises(ValueError, match="input 'metadata', which this data set does not hold"):
+        check_fits(model, beats.replace(metadata=None, metadata_names=None))
+    two = ECGDataset(beats.x, beats.y % 2, classes="NV", fs=125, metadata=beats.metadata, metadata_names=beats.metadata_names)
+    with pytest.raises(ValueError, match="3 outputs, the data set 2 classes"):
+        check_fits(model, two)
