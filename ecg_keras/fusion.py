@@ -94,9 +94,9 @@ def hybrid(
         Signals; "metadata" is left out where it has none.
     branches : sequence of {"time", "spectrum", "spectrogram", "scalogram", "metadata"}
         Views to join; their networks are `resnet1d`, `fft_transformer`, `cnn2d` and `scalogram_cnn`.
-    trained : dict of keras.Model, optional
-        Branch name to a model trained alone on the same signals, of any options or family: the
-        branch becomes a copy of it, weights included, up to its layer ``embedding``.
+    trained : dict of keras.Model or path, optional
+        Branch name to a model trained alone on the same signals (or its model.keras), of any
+        options or family: the branch becomes a copy of it, weights included, up to its layer ``embedding``.
     freeze : bool, default False
         Keep trained branches as they are, and train only what joins them.
     fusion : {"concatenate", "mean"}
@@ -115,7 +115,7 @@ def hybrid(
     (None, 5)
     """
     check_option("fusion", fusion, ("concatenate", "mean"))
-    branches, trained = tuple(branches), dict(trained or {})
+    branches, trained = tuple(branches), {name: _network(model) for name, model in (trained or {}).items()}
     for name in (*branches, *trained):
         check_option("branch", name, (*BRANCHES, "metadata"))
     if not set(branches) & set(BRANCHES) or len(set(branches)) != len(branches) or set(trained) - set(branches):
@@ -156,6 +156,13 @@ def _metadata_branch(like, units):
         x = layers.Dense(n, activation="relu")(x)
     outer = keras.Input(metadata.shape[1:], name="metadata")
     return outer, keras.Model(metadata, x, name="metadata_branch")(outer)
+
+
+def _network(model):
+    """The network inside a saved model, or the model itself."""
+    if not isinstance(model, keras.Model):
+        model = keras.saving.load_model(model, compile=False)
+    return next((layer for layer in model.layers if layer.name == "network"), model)
 
 
 def _branch(name, model, signal, *, copy):

@@ -8,7 +8,7 @@ frames, leads) or ``metadata`` (columns); the output ``probabilities`` has one
 unit per class, softmax for single-label and sigmoid for multi-label data.
 """
 
-from ecg_keras._checks import check_option
+from ecg_keras._checks import check_option, check_positive
 from ecg_keras.fusion import hybrid, multimodal
 from ecg_keras.image_families import cnn2d, resnet2d, scalogram_cnn, vgg2d
 from ecg_keras.signal_families import cnn1d, fft_transformer, resnet1d
@@ -26,7 +26,7 @@ MODELS = {
 }
 
 
-def build_model(name, *, like, **options):
+def build_model(name, *, like, crop_s=None, **options):
     """Build one of `MODELS` for data shaped like `like`; `options` go to that function unchanged.
 
     Parameters
@@ -35,6 +35,9 @@ def build_model(name, *, like, **options):
         A key of `MODELS`.
     like : ECGDataset
         Gives input shapes, class count, single- or multi-label, and the train statistics of metadata.
+    crop_s : float, optional
+        Build for stretches of this many seconds of the signals. Such a model is trained on random
+        stretches, and its probabilities for a whole signal are averaged over stretches that overlap by half.
     **options
         Keywords of that family; a misspelled one is a TypeError.
 
@@ -52,4 +55,16 @@ def build_model(name, *, like, **options):
     (None, 2)
     """
     check_option("name", name, MODELS)
+    if crop_s is not None:
+        like = _cropped(like, crop_s)
     return MODELS[name](like, **options)
+
+
+def _cropped(like, crop_s):
+    """A data set of the first `crop_s` seconds."""
+    check_positive("crop_s", crop_s)
+    n_samples = round(crop_s * like.fs)
+    if like.grid is not None or not 1 < n_samples <= like.x.shape[1]:
+        got = "images or spectra" if like.grid is not None else f"signals of {like.x.shape[1] / like.fs:g} s"
+        raise ValueError(f"crop_s={crop_s:g} needs signals of at least that length, got {got}.")
+    return like.replace(x=like.x[:, :n_samples])

@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import re
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -84,6 +85,7 @@ def load_ptbxl(
     >>> train.classes  # doctest: +SKIP
     ('NORM', 'MI', 'STTC', 'CD', 'HYP')
     """
+    start = time.perf_counter()
     train_folds, val_folds, test_folds = parse_folds(folds)
     options = {"task": task, "sampling_rate": sampling_rate, "leads": leads, "progress": progress}
     train = load_ptbxl_part(directory, folds=train_folds, **options)
@@ -93,7 +95,8 @@ def load_ptbxl(
     else:
         val = load_ptbxl_part(directory, folds=val_folds, **options)
     check_parts(train, val, test)
-    return train, val, test
+    seconds = {"load": time.perf_counter() - start}
+    return tuple(part.replace(seconds=seconds) for part in (train, val, test))
 
 
 def load_ptbxl_part(directory, *, folds, task="superclass", sampling_rate=100, leads=None, progress=True):
@@ -102,6 +105,7 @@ def load_ptbxl_part(directory, *, folds, task="superclass", sampling_rate=100, l
     Parameters are those of `load_ptbxl`, but `folds` is one part: ``(10,)``, ``"9-10"``. The classes
     of a task and their order come from ``scp_statements.csv``, so they do not depend on the folds.
     """
+    start = time.perf_counter()
     check_option("task", task, TASKS)
     check_option("sampling_rate", sampling_rate, tuple(_SUFFIX))
     folds = _parse_part(folds)
@@ -138,7 +142,9 @@ def load_ptbxl_part(directory, *, folds, task="superclass", sampling_rate=100, l
         metadata=_metadata(table, notes),
         metadata_names=("age", "sex"),
         source=f"PTB-XL, {sampling_rate} Hz, task {task}, folds {_name(sorted(set(table.strat_fold)))}",
+        preparation={"task": task, "sampling_rate": sampling_rate, "leads": [LEADS[column] for column in columns]},
         notes=tuple(notes),
+        seconds={"load": time.perf_counter() - start},
     )
 
 
@@ -334,7 +340,10 @@ def _read_signals(root, table, sampling_rate, kept, columns, progress):
                 for i, record in enumerate(jobs):
                     digital[i] = record
                     bar.update()
-                write_cache(path, key, {"digital": digital})
+                try:
+                    write_cache(path, key, {"digital": digital})
+                except OSError:  # a read-only or full cache folder: the next load takes seconds again, nothing else is lost
+                    pass
             else:
                 digital = cached["digital"]
                 bar.update(len(rows))

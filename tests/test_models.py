@@ -8,7 +8,7 @@ from conftest import toy_dataset
 from ecg_keras import ECGDataset
 from ecg_keras.layers import Positions
 from ecg_keras.models import MODELS, build_model
-from ecg_keras.serving import check_fits
+from ecg_keras.serving import check_fits, predict, save_served
 from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms
 
 IMAGE_FAMILIES = ("cnn2d", "vgg2d", "resnet2d", "scalogram_cnn")
@@ -213,3 +213,18 @@ def test_a_data_set_that_does_not_fit_is_named(beats, records):
     two = ECGDataset(beats.x, beats.y % 2, classes="NV", fs=125, metadata=beats.metadata, metadata_names=beats.metadata_names)
     with pytest.raises(ValueError, match="3 outputs, the data set 2 classes"):
         check_fits(model, two)
+
+
+def test_crops_are_cut_to_length(records):
+    model = build_model("resnet1d", like=records, crop_s=2.5, **SMALL["resnet1d"])
+    assert model.input_shape == (None, 250, 12)
+    with pytest.raises(ValueError, match="crop_s=20 needs signals of at least that length, got signals of 10 s"):
+        build_model("resnet1d", like=records, crop_s=20)
+
+
+def test_hybrid_takes_a_saved_model(records, tmp_path):
+    alone = build_model("resnet1d", like=records, crop_s=2.5, **SMALL["resnet1d"])
+    save_served(tmp_path / "model.keras", alone, records)
+    options = {"branches": ("time",), "trained": {"time": str(tmp_path / "model.keras")}, "fusion": "mean", "dropout": 0.0}
+    model = build_model("hybrid", like=records, crop_s=2.5, **options)
+    np.testing.assert_allclose(predict(model, records), predict(alone, records), atol=1e-5)
