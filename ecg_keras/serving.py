@@ -150,6 +150,7 @@ def served(model, like, *, thresholds=None, name=None):
         "metadata_names": list(like.metadata_names) if "metadata" in inputs else None,
         "thresholds": None if thresholds is None else [float(value) for value in thresholds],
         "source": like.source,
+        "preparation": like.preparation,
     }
     outputs = Card(card, name="probabilities", dtype="float32")(outputs)
     return keras.Model(inputs if len(inputs) > 1 else inputs["signal"], outputs, name=name or model.name)
@@ -199,7 +200,7 @@ def load_served(path):
     -------
     model : keras.Model
     card : dict
-        classes, task, fs (Hz), leads, unit, n_samples, metadata_names, thresholds, source.
+        classes, task, fs (Hz), leads, unit, n_samples, metadata_names, thresholds, source, preparation.
 
     Raises
     ------
