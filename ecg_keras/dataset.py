@@ -191,7 +191,7 @@ class ECGDataset:
         """Return the data set of some rows: a slice, a boolean mask or row numbers."""
         if isinstance(rows, (int, np.integer)):
             rows = [rows]
-        rows = rows if isinstance(rows, slice) else np.asarray(rows)
+        rows = rows if isinstance(rows, slice) else np.asarray(rows, dtype=None if len(rows) else int)
         picked = {
             name: getattr(self, name)[rows]
             for name in ("x", "y", "patients", "records", "metadata")

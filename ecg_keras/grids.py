@@ -275,7 +275,7 @@ class SpectrumGrid:
 
 def _checked_size(size):
     """`size` as two whole numbers (height, width)."""
-    size = tuple(size)
+    size = tuple(size) if np.iterable(size) else (size,)
     if len(size) != 2 or any(value != int(value) or value < 1 for value in size):
         raise ValueError(f"size must be (height, width) in pixels, got {size}.")
     return tuple(int(value) for value in size)

@@ -8,6 +8,7 @@ row, time with the column.
 """
 
 import dataclasses
+import functools
 import time
 
 import numpy as np
@@ -130,17 +131,10 @@ def _rate(signals, fs):
 
 def _in_batches(x, grid):
     """(n, samples, leads) to the grid's images, one compiled batch at a time."""
-    import keras
-
-    from ecg_keras.layers import representation
-
-    inputs = keras.Input(x.shape[1:])
-    model = keras.Model(inputs, representation(grid, dtype="float32")(inputs))
-    shape = model.output_shape[1:]
+    run, shape = _transform(grid, x.shape[1:])
     result = np.empty((len(x), *shape), np.float32)
     per_row = 4 * max(int(np.prod(shape)), x[0].size if len(x) else 1) * 3
     batch = int(np.clip(_BATCH_BYTES // per_row, 1, 4096))
-    run = compiled(model)
     for start in range(0, len(x), batch):
         part = x[start : start + batch]
         if len(part) < batch <= len(x):  # a full batch from the end: no second compilation
@@ -148,6 +142,18 @@ def _in_batches(x, grid):
             part = x[start:]
         result[start : start + len(part)] = run(part)
     return result
+
+
+@functools.lru_cache(maxsize=16)
+def _transform(grid, row_shape):
+    """The compiled function of a grid for rows of a shape, and the shape of what it returns for one."""
+    import keras
+
+    from ecg_keras.layers import representation
+
+    inputs = keras.Input(row_shape)
+    model = keras.Model(inputs, representation(grid, dtype="float32")(inputs))
+    return compiled(model), model.output_shape[1:]
 
 
 def compiled(model):

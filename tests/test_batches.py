@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from conftest import toy_dataset
+from ecg_keras.batches import TrainBatches
+
+pytestmark = pytest.mark.numeric
+
+
+def test_an_epoch_holds_every_row_once_in_an_order_of_its_own():
+    train = toy_dataset(n=50)
+    batches = TrainBatches(train, ["signal"], batch_size=16)
+    first = np.concatenate([batches[i][0] for i in range(len(batches))])
+    batches.on_epoch_end()
+    second = np.concatenate([batches[i][0] for i in range(len(batches))])
+    assert len(first) == 50 and not np.array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first.ravel()), np.sort(train.x.ravel()))
+    np.testing.assert_array_equal(np.sort(first.ravel()), np.sort(second.ravel()))
+
+
+def test_a_resumed_epoch_has_the_same_batches():
+    options = {"batch_size": 16, "augment": ("amplitude", "noise"), "mixup": 0.2, "crop_samples": 100, "seed": 4}
+    straight = TrainBatches(toy_dataset(), ["signal"], **options)
+    straight.on_epoch_end()
+    straight.on_epoch_end()
+    resumed = TrainBatches(toy_dataset(), ["signal"], **options)
+    resumed.resume(2)
+    for one, other in zip(straight[1], resumed[1]):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_crops_are_stretches_of_their_signal():
+    train = toy_dataset()
+    x, _, _ = TrainBatches(train, ["signal"], batch_size=8, crop_samples=50)[0]
+    windows = np.lib.stride_tricks.sliding_window_view(train.x[:, :, 0], 50, axis=1)
+    assert x.shape == (8, 50, 1)
+    assert all((np.abs(windows - row[:, 0]).max(axis=-1) == 0).any() for row in x)
+
+
+def test_mixed_targets_are_shares_that_sum_to_one():
+    _, targets, _ = TrainBatches(toy_dataset(), ["signal"], batch_size=60, mixup=1.0)[0]
+    np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
+    assert ((targets > 0.1) & (targets < 0.9)).any()
+
+
+def test_several_inputs_come_as_a_dict_and_one_as_an_array():
+    inputs, _, _ = TrainBatches(toy_dataset(), ["signal", "metadata"], batch_size=8)[0]
+    assert {name: array.shape for name, array in inputs.items()} == {"signal": (8, 187, 1), "metadata": (8, 2)}
+    assert TrainBatches(toy_dataset(), ["signal"], batch_size=8)[0][0].shape == (8, 187, 1)
+
+
+def test_a_crop_longer_than_the_signal_is_refused():
+    with pytest.raises(ValueError, match=r"crop_samples=200 is longer than the signals \(187"):
+        TrainBatches(toy_dataset(), ["signal"], batch_size=8, crop_samples=200)
+
+
+def test_weights_by_class_need_one_class_per_row():
+    with pytest.raises(ValueError, match="multi-label, use 0"):
+        TrainBatches(toy_dataset(multi_label=True), ["signal"], batch_size=8, class_weight_power=0.5)
