@@ -1,0 +1,439 @@
+"""Filter an ECG, find its R peaks, and turn them into windows and RR features.
+
+Conventions
+-----------
+A recording is float (samples,) or (samples, leads), any unit, `fs` in Hz. R
+peaks are sample numbers, int64 (n_beats,), rising. Beat windows are float32
+(n_beats, samples, leads). RR intervals are in seconds; intervals compared with
+one another are compared by natural logarithm, so twice and half weigh the same.
+
+Nothing here looks at a label, and no function assumes a sampling rate.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+from scipy import ndimage, signal
+
+from ecg_keras._checks import check_positive
+
+_WORK_HZ = 120  # R peaks are searched at about this rate; QRS energy lies under 40 Hz
+_TINY = 1e-12  # keeps a silent lead from dividing by zero
+_SHORTEST_RR_S, _LONGEST_RR_S = 0.15, 4.0  # intervals outside are clipped: artefacts, pauses of the recorder
+
+
+def bandpass(x, *, fs, low_hz=0.5, high_hz=40.0, order=3, axis=0):
+    """Keep the frequencies of the ECG; zero phase, so nothing moves in time.
+
+    Parameters
+    ----------
+    x : array_like of float
+        Signals, time along `axis`.
+    fs : float
+        Sampling rate, in Hz.
+    low_hz, high_hz : float, default 0.5 and 40
+        Where the gain is a half (-6 dB: each of the two passes of the filter loses 3 dB).
+    order : int, default 3
+        Order of the Butterworth filter, run as second-order sections forwards and backwards.
+    axis : int, default 0
+        The time axis.
+
+    Returns
+    -------
+    y : ndarray of float64, shape of `x`
+
+    Raises
+    ------
+    ValueError
+        If the band does not lie between 0 and half the sampling rate, or `x` is not finite.
+
+    Examples
+    --------
+    >>> t = np.arange(2500) / 250
+    >>> drift, ecg = np.sin(2 * np.pi * 0.1 * t), np.sin(2 * np.pi * 10 * t)
+    >>> bool(abs(bandpass(drift + ecg, fs=250) - ecg)[500:-500].max() < 0.1)  # drift was 1
+    True
+    """
+    x = _checked(x)
+    check_positive("fs", fs)
+    if not 0 < low_hz < high_hz < fs / 2:
+        raise ValueError(f"the band must satisfy 0 < low_hz < high_hz < fs / 2 = {fs / 2:g} Hz, got {low_hz} to {high_hz} Hz.")
+    sos = signal.butter(order, [low_hz, high_hz], "bandpass", fs=fs, output="sos")
+    return _forth_and_back(sos, x, axis)
+
+
+def notch(x, *, fs, mains_hz, quality=30.0, axis=0):
+    """Remove mains hum at `mains_hz` (50 or 60) by a zero-phase notch `mains_hz / quality` Hz wide.
+
+    Examples
+    --------
+    >>> t = np.arange(5000) / 500
+    >>> hum = np.sin(2 * np.pi * 50 * t)
+    >>> bool(abs(notch(hum, fs=500, mains_hz=50))[1000:-1000].max() < 0.01)
+    True
+    """
+    x = _checked(x)
+    check_positive("fs", fs)
+    if not 0 < mains_hz < fs / 2:
+        raise ValueError(f"mains_hz must lie between 0 and fs / 2 = {fs / 2:g} Hz, got {mains_hz}.")
+    sos = signal.tf2sos(*signal.iirnotch(mains_hz, quality, fs=fs))
+    return _forth_and_back(sos, x, axis)
+
+
+def resample(x, *, fs, to_fs, axis=0):
+    """Bring a signal from `fs` to `to_fs` by a polyphase filter without aliasing; both in Hz.
+
+    The first sample stays where it is: sample `k` of the result is at `k / to_fs` seconds.
+
+    Examples
+    --------
+    >>> resample(np.ones((720, 2)), fs=360, to_fs=125).shape
+    (250, 2)
+    """
+    x = _checked(x)
+    check_positive("fs", fs)
+    check_positive("to_fs", to_fs)
+    ratio = Fraction(to_fs).limit_denominator(10000) / Fraction(fs).limit_denominator(10000)
+    if ratio == 1:
+        return x
+    ratio = ratio.limit_denominator(2000)
+    return signal.resample_poly(x, ratio.numerator, ratio.denominator, axis=axis, padtype="line")
+
+
+def normalize(x, peaks, *, fs):
+    """Scale each lead of a recording by the height of its own typical QRS, about a median of 0.
+
+    Parameters
+    ----------
+    x : array_like of float, shape (samples, leads)
+        One recording.
+    peaks : array_like of int, shape (n_beats,)
+        Its R peaks.
+    fs : float
+        Sampling rate, in Hz.
+
+    Returns
+    -------
+    y : ndarray of float32, shape (samples, leads)
+        The median of the largest distance from 0 within 100 ms of each R peak is 1.
+
+    Raises
+    ------
+    ValueError
+        If a lead is constant around its R peaks.
+
+    Examples
+    --------
+    >>> x = np.zeros((500, 1)); x[100::100] = 3.0
+    >>> float(normalize(x, [100, 200, 300, 400], fs=100).max())
+    1.0
+    """
+    x = _checked(x)
+    x = x - np.median(x, axis=0)
+    around = beat_windows(x, peaks, fs=fs, before_s=0.1, after_s=0.1)
+    height = np.median(np.abs(around).max(axis=1), axis=0)  # (leads,)
+    if (height <= 0).any():
+        raise ValueError(f"lead {int(np.argmin(height))} is constant around its R peaks; it cannot be scaled by its QRS.")
+    return (x / height).astype(np.float32)
+
+
+def r_peaks(x, *, fs):
+    """Find the R peaks of a recording.
+
+    The slope energy of Pan and Tompkins (IEEE Trans. Biomed. Eng. 32(3), 1985: band-pass,
+    derivative, square, moving window of 120 ms), with these departures: each lead is measured by its own
+    QRS of the surrounding 15 s and leads are added, the cleaner one counting more; thresholds use
+    the beats on both sides, as the whole recording is there; a peak is doubted if it is low and close to a
+    higher one (T waves), or low and between two beats whose distance is a usual interval; gaps are searched
+    again for lower peaks.
+
+    Parameters
+    ----------
+    x : array_like of float, shape (samples,) or (samples, leads)
+        A recording of at least 2 s, any unit, unfiltered or filtered.
+    fs : float
+        Sampling rate, in Hz; at least 50.
+
+    Returns
+    -------
+    peaks : ndarray of int64, shape (n_beats,)
+        Extremum of the first lead's QRS, in samples of `x`. Empty where nothing beats.
+
+    Raises
+    ------
+    ValueError
+        If `x` is not finite, is shorter than 2 s, or `fs` is under 50 Hz.
+
+    Examples
+    --------
+    >>> x = np.zeros(3000)
+    >>> x[150::300] = 1.0  # a spike every 1.2 s at 250 Hz
+    >>> r_peaks(x, fs=250)[:3].tolist()
+    [150, 450, 750]
+    """
+    x = _checked(x)
+    x = x[:, None] if x.ndim == 1 else x
+    check_positive("fs", fs)
+    if fs < 50:
+        raise ValueError(f"R peaks need a sampling rate of at least 50 Hz, got {fs:g}; a QRS has energy up to 25 Hz.")
+    if len(x) < 2 * fs:
+        raise ValueError(f"R peaks need a recording of at least 2 s ({2 * fs:g} samples), got {len(x)} samples.")
+    step = max(1, int(fs // _WORK_HZ))
+    slow = signal.resample_poly(x, 1, step, axis=0, padtype="line") if step > 1 else x
+    energy = _qrs_energy(slow, fs / step)
+    found = _choose_peaks(energy, fs / step) * step
+    return _to_extremum(x, found, fs)
+
+
+def _qrs_energy(x, fs):
+    """Recording (samples, leads) to one QRS envelope (samples,), about 1 at a usual R peak."""
+    sos = signal.butter(2, [5, min(18, 0.45 * fs)], "bandpass", fs=fs, output="sos")
+    slope = np.gradient(_forth_and_back(sos, x, 0), axis=0) ** 2
+    energy = ndimage.uniform_filter1d(slope, max(1, round(0.12 * fs)), axis=0)
+    block = int(1.5 * fs)  # holds at least one beat down to 40 per minute
+    n = max(1, len(energy) // block)
+    blocks = energy[: n * block].reshape(n, min(block, len(energy)), -1)
+    peak = ndimage.median_filter(blocks.max(axis=1), (11, 1), mode="reflect")  # (n, leads), over 16 s
+    peak = np.maximum(peak, 0.02 * np.median(peak, axis=0)) + _TINY  # a silent stretch holds no small beats
+    floor = ndimage.median_filter(np.median(blocks, axis=1), (11, 1), mode="reflect")
+    weight = 1 / (floor / peak + 0.01)  # a lead counts by how far its QRS stands out
+    weight /= weight.sum(axis=1, keepdims=True)
+    at = np.minimum(np.arange(len(energy)) // block, n - 1)
+    energy = np.maximum(energy, 0)  # a running mean rounds to just under 0
+    return np.sqrt((np.minimum(energy / peak[at], 3) * weight[at]).sum(axis=1))
+
+
+def _choose_peaks(energy, fs):
+    """QRS envelope to the samples of its beats."""
+    peaks, _ = signal.find_peaks(energy, height=0.18, distance=max(1, int(0.2 * fs)))
+    peaks = peaks[(peaks > 0.04 * fs) & (peaks < len(energy) - 0.04 * fs)]
+    height, t = energy[peaks], peaks / fs
+    kept = height > 0.42
+    for _ in range(3):
+        if not _drop_doubtful(kept, height, t):
+            break
+    for _ in range(3):
+        if not _fill_gaps(kept, height, t):
+            break
+    return peaks[kept]
+
+
+def _drop_doubtful(kept, height, t):
+    """Clear `kept` where a low peak stands beside or between higher ones; True if any was cleared."""
+    rows = np.flatnonzero(kept)
+    if len(rows) < 3:
+        return False
+    high, rr = height[rows], np.diff(t[rows])
+    usual = ndimage.median_filter(rr, 15, mode="nearest")
+    far, tall = np.full(1, 9.0), np.full(1, 9.0)  # what stands before the first and after the last peak
+    before, after = np.concatenate([far, rr]), np.concatenate([rr, far])
+    left, right = np.concatenate([tall, high[:-1]]), np.concatenate([high[1:], tall])
+    usual = np.append(usual, usual[-1])
+    doubtful = np.zeros(len(rows), bool)
+    for gap, other in ((before, left), (after, right)):
+        doubtful |= (gap < 0.36) & (high < 0.6 * other)
+        doubtful |= (gap < 0.26) & (high < 0.8 * other)
+    doubtful |= (high < 0.75 * np.minimum(left, right)) & (before + after < 1.35 * usual)
+    lower_before = np.append(False, doubtful[:-1]) & (left < high)  # of two doubtful neighbours the lower goes first
+    lower_after = np.append(doubtful[1:], False) & (right < high)
+    doubtful &= ~lower_before & ~lower_after
+    kept[rows[doubtful]] = False
+    return doubtful.any()
+
+
+def _fill_gaps(kept, height, t):
+    """Set `kept` at the highest lower peak of each gap longer than 1.5 usual intervals; True if any was set."""
+    rows = np.flatnonzero(kept)
+    if len(rows) < 3:
+        return False
+    rr = np.diff(t[rows])
+    usual = ndimage.median_filter(rr, 15, mode="nearest")
+    more = []
+    for gap in np.flatnonzero(rr > 1.5 * usual):
+        inside = np.arange(rows[gap] + 1, rows[gap + 1])
+        inside = inside[(t[inside] - t[rows[gap]] > 0.36) & (t[rows[gap + 1]] - t[inside] > 0.3) & (height[inside] > 0.26)]
+        if len(inside):
+            more.append(inside[height[inside].argmax()])
+    kept[more] = True
+    return len(more) > 0
+
+
+def _to_extremum(x, peaks, fs):
+    """Move each peak to the largest swing of the first lead within 80 ms."""
+    if not len(peaks):
+        return peaks.astype(np.int64)
+    sos = signal.butter(2, [5, min(25, 0.45 * fs)], "bandpass", fs=fs, output="sos")
+    lead = np.abs(_forth_and_back(sos, x[:, 0], 0))
+    offsets = np.arange(-round(0.08 * fs), round(0.08 * fs) + 1)
+    near = np.clip(peaks[:, None] + offsets, 0, len(x) - 1)  # (n_beats, offsets)
+    return np.unique(near[np.arange(len(peaks)), lead[near].argmax(axis=1)])
+
+
+def match_peaks(reference, found, *, fs, tolerance_s=0.15):
+    """Pair reference peaks with found ones, each at most once, nearest first.
+
+    Parameters
+    ----------
+    reference, found : array_like of int
+        Rising sample numbers.
+    fs : float
+        Sampling rate, in Hz.
+    tolerance_s : float, default 0.15
+        Largest distance of a pair, as in ANSI/AAMI EC57.
+
+    Returns
+    -------
+    pairs : ndarray of int64, shape (n_pairs, 2)
+        Row numbers in `reference` and in `found`.
+
+    Examples
+    --------
+    >>> match_peaks([100, 200, 300], [104, 290, 500], fs=100).tolist()
+    [[0, 0], [2, 1]]
+    """
+    reference, found = np.asarray(reference, np.int64), np.asarray(found, np.int64)
+    if not len(reference) or not len(found):
+        return np.zeros((0, 2), np.int64)
+    right = np.searchsorted(found, reference)
+    pairs = np.concatenate(
+        [np.column_stack([np.arange(len(reference)), np.clip(right + k, 0, len(found) - 1)]) for k in (-2, -1, 0, 1)]
+    )
+    pairs = np.unique(pairs, axis=0)
+    distance = np.abs(reference[pairs[:, 0]] - found[pairs[:, 1]])
+    near = distance <= tolerance_s * fs
+    pairs = pairs[near][np.argsort(distance[near], kind="stable")]
+    free = np.ones(len(reference), bool), np.ones(len(found), bool)
+    taken = []
+    for a, b in pairs:
+        if free[0][a] and free[1][b]:
+            free[0][a] = free[1][b] = False
+            taken.append((a, b))
+    return np.array(sorted(taken), np.int64).reshape(-1, 2)
+
+
+def beat_windows(x, peaks, *, fs, before_s, after_s):
+    """Cut one window per R peak out of a recording.
+
+    Parameters
+    ----------
+    x : array_like of float, shape (samples,) or (samples, leads)
+        One recording.
+    peaks : array_like of int, shape (n_beats,)
+        R peaks, as sample numbers of `x`.
+    fs : float
+        Sampling rate, in Hz.
+    before_s, after_s : float
+        Seconds before and after the peak. Beyond its ends the recording holds its first and last value.
+
+    Returns
+    -------
+    windows : ndarray of float32, shape (n_beats, samples, leads)
+        ``samples = round(before_s * fs) + round(after_s * fs)``; the peak is at ``round(before_s * fs)``.
+
+    Raises
+    ------
+    ValueError
+        If a peak lies outside the recording, or the window is empty.
+
+    Examples
+    --------
+    >>> x = np.arange(1000.0)
+    >>> beat_windows(x, [500, 5], fs=100, before_s=0.1, after_s=0.2)[:, 10, 0].tolist()
+    [500.0, 5.0]
+    """
+    x, peaks = np.asarray(x), np.asarray(peaks)
+    x = x[:, None] if x.ndim == 1 else x
+    check_positive("fs", fs)
+    before, after = round(before_s * fs), round(after_s * fs)
+    if before + after < 1:
+        raise ValueError(f"the window of {before_s} s before and {after_s} s after the peak holds no sample at {fs:g} Hz.")
+    if len(peaks) and (peaks.min() < 0 or peaks.max() >= len(x)):
+        raise ValueError(f"peaks must lie in 0 to {len(x) - 1}, the samples of x; got {peaks.min()} to {peaks.max()}.")
+    at = peaks.astype(np.int64)[:, None] + np.arange(-before, after)  # (n_beats, samples)
+    return x[np.clip(at, 0, len(x) - 1)].astype(np.float32, copy=False)
+
+
+def rr_intervals(peaks, *, fs):
+    """R peaks to the RR interval before and after each beat, in seconds.
+
+    Missing ones, before the first beat and after the last, are the recording's median.
+    Intervals are clipped to 0.15 to 4 s.
+
+    Returns
+    -------
+    previous, following : ndarray of float64, shape (n_beats,)
+
+    Examples
+    --------
+    >>> rr_intervals([0, 100, 300], fs=100)[0].tolist()
+    [1.5, 1.0, 2.0]
+    """
+    peaks = np.asarray(peaks)
+    if len(peaks) < 2:
+        raise ValueError(f"RR intervals need at least 2 R peaks, got {len(peaks)}.")
+    rr = np.diff(peaks) / fs
+    if (rr <= 0).any():
+        raise ValueError(f"R peaks must rise; beat {int((rr <= 0).argmax()) + 1} does not come after the one before it.")
+    rr = np.clip(rr, _SHORTEST_RR_S, _LONGEST_RR_S)
+    usual = [np.median(rr)]
+    return np.concatenate([usual, rr]), np.concatenate([rr, usual])
+
+
+def rr_features(peaks, *, fs, local=17):
+    """R peaks to the timing features of each beat.
+
+    Parameters
+    ----------
+    peaks : array_like of int, shape (n_beats,)
+        R peaks of one recording, in samples.
+    fs : float
+        Sampling rate, in Hz.
+    local : int, default 17
+        Beats in the local median, half before and half after.
+
+    Returns
+    -------
+    features : ndarray of float32, shape (n_beats, 7)
+    names : tuple of str
+        ``rr_prev`` and ``rr_next`` in seconds; logarithms of ``prev/next``, ``prev/local``, ``next/local``,
+        ``prev/record``, ``next/record``, where record is the recording's own median.
+
+    Examples
+    --------
+    >>> features, names = rr_features([0, 100, 200, 250, 400], fs=100)
+    >>> print(f"{features[3, names.index('rr_prev/next')]:.2f}")  # 0.5 s, then 1.5 s: early
+    -1.10
+    """
+    previous, following = rr_intervals(peaks, fs=fs)
+    near = ndimage.median_filter(previous, local, mode="nearest")
+    usual = np.median(previous)
+    columns = {
+        "rr_prev": previous,
+        "rr_next": following,
+        "rr_prev/next": np.log(previous / following),
+        "rr_prev/local": np.log(previous / near),
+        "rr_next/local": np.log(following / near),
+        "rr_prev/record": np.log(previous / usual),
+        "rr_next/record": np.log(following / usual),
+    }
+    return np.column_stack(list(columns.values())).astype(np.float32), tuple(columns)
+
+
+def _checked(x):
+    """A finite float64 array with a time axis, or ValueError."""
+    x = np.asarray(x, dtype=np.float64)
+    if x.ndim == 0:
+        raise ValueError("x must be a signal with a time axis, got a single number.")
+    if not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).sum())
+        raise ValueError(f"x has {bad} NaN or infinite samples of {x.size}; fill or cut them first.")
+    return x
+
+
+def _forth_and_back(sos, x, axis):
+    """Zero-phase filtering that also takes signals shorter than the filter's usual padding."""
+    shortest = x.shape[axis] - 1
+    if shortest < 1:
+        raise ValueError(f"x must have at least 2 samples along axis {axis}, got {shortest + 1}.")
+    usual = 3 * (2 * len(sos) + 1)
+    return signal.sosfiltfilt(sos, x, axis=axis, padlen=min(usual, shortest))
