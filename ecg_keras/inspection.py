@@ -11,10 +11,10 @@ import hashlib
 import numpy as np
 
 from ecg_keras import pages
+from ecg_keras.examples import typical_rows
 
 _SAMPLE_ROWS = 20_000  # rows looked at for ranges; duplicates and labels use all
 _FEW_ROWS = 20  # of a class: one row more or less moves its recall by 5 points
-_MEDIAN_ROWS = 300  # rows of a class that its typical row is chosen from
 
 
 class Inspection(dict):
@@ -75,34 +75,6 @@ def inspect(train=None, val=None, test=None):
     return result
 
 
-def examples_of(ds, *, most=None):
-    """Row number of a typical row of each class: the one nearest to the median of (up to 300 of) its rows.
-
-    Multi-label rows with that class alone are preferred. Classes without rows are left out; with
-    `most` only that many of the largest classes are kept.
-
-    Examples
-    --------
-    >>> from ecg_keras import ECGDataset
-    >>> examples_of(ECGDataset([[0, 0], [0, 1], [0, 2], [5, 5]], [0, 0, 0, 1], classes="NV", fs=10))
-    {'N': 1, 'V': 3}
-    """
-    found = {}
-    for i, name in enumerate(ds.classes):
-        if ds.multi_label:
-            alone = (ds.y[:, i] == 1) & (ds.y.sum(axis=1) == 1)
-            rows = np.flatnonzero(alone if alone.any() else ds.y[:, i] == 1)
-        else:
-            rows = np.flatnonzero(ds.y == i)
-        if len(rows):
-            rows = rows[np.unique(np.linspace(0, len(rows) - 1, _MEDIAN_ROWS).astype(int))]
-            flat = ds.x[rows].reshape(len(rows), -1)
-            found[name] = int(rows[np.abs(flat - np.median(flat, axis=0)).sum(axis=1).argmin()])
-    counts = ds.class_counts()
-    kept = sorted(found, key=lambda name: -counts[name])[:most]
-    return {name: row for name, row in found.items() if name in kept}
-
-
 def plot_labelled(ds, *, per_class=3, seed=0):
     """Random rows beside their labels, a row of pictures per class.
 
@@ -122,7 +94,7 @@ def plot_labelled(ds, *, per_class=3, seed=0):
     from matplotlib.figure import Figure
 
     rng = np.random.default_rng(seed)
-    names = list(examples_of(ds, most=12))
+    names = list(typical_rows(ds))
     fig = Figure(figsize=(2.4 * per_class, 1.5 * len(names) + 0.4), layout="constrained")
     axes = fig.subplots(len(names), per_class, squeeze=False)
     for line, name in zip(axes, names):

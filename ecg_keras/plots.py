@@ -43,7 +43,7 @@ def png(drawn, *, dpi=130):
     b'PNG'
     """
     buffer = io.BytesIO()
-    getattr(drawn, "figure", drawn).savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    getattr(drawn, "figure", drawn).savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -179,7 +179,7 @@ def plot_image(image, *, grid, n_samples=None, channel=0, title=None, ax=None):
     return ax
 
 
-def plot_spectrum(spectrum, *, grid, leads=("ECG",), title=None, ax=None):
+def plot_spectrum(spectrum, *, grid, n_samples, leads=("ECG",), title=None, ax=None):
     """One row of a data set of spectra: scaled magnitude over frequency, a line per lead.
 
     Parameters
@@ -187,7 +187,9 @@ def plot_spectrum(spectrum, *, grid, leads=("ECG",), title=None, ax=None):
     spectrum : float, shape (freqs, leads)
         One row.
     grid : SpectrumGrid
-        Geometry, with ``freqs_hz``.
+        Geometry of the spectrum.
+    n_samples : int
+        Samples of the signal it was made from.
     leads : sequence of str
         Lead names.
     title : str, optional
@@ -200,12 +202,12 @@ def plot_spectrum(spectrum, *, grid, leads=("ECG",), title=None, ax=None):
     matplotlib Axes
     """
     ax = _axes(ax, height=2.2)
-    freqs_hz = grid.freqs_hz if not callable(grid.freqs_hz) else np.arange(len(spectrum))
+    freqs_hz = grid.freqs_hz(n_samples)
     for i, values in enumerate(np.asarray(spectrum).T):
         colour, dash = _LINES[i % len(_LINES)]
         ax.plot(freqs_hz, values, color=colour, linestyle=dash, linewidth=1.2, label=leads[i] if i < len(leads) else None)
     ax.set_xlabel("frequency (Hz)")
-    ax.set_ylabel("log magnitude")
+    ax.set_ylabel("magnitude (dB, scaled)" if grid.log else "magnitude (share of peak)")
     _title(ax, title)
     if len(leads) > 1:
         ax.legend(ncols=4, fontsize=8, frameon=False)

@@ -16,14 +16,15 @@ import pathlib
 import numpy as np
 
 from ecg_keras import pages, plots
-from ecg_keras.inspection import examples_of, inspect, plot_labelled
+from ecg_keras.examples import typical, typical_rows
+from ecg_keras.grids import SpectrogramGrid
+from ecg_keras.inspection import inspect, plot_labelled
 from ecg_keras.pages import decimal, percent
 from ecg_keras.sections import SYNTHETIC, headline_rows, story
+from ecg_keras.spectrograms import represent
 from ecg_keras.storage import atomic_path, write_json, write_text
 
 _WITH_SPREAD = ("accuracy", "macro_f1", "macro_auc", "S_sensitivity", "S_predictivity", "V_sensitivity", "V_predictivity")
-_MOST_EXAMPLES = 12  # classes drawn; tasks with more show the largest
-
 
 class Report(dict):
     """The numbers of report.json, with the folder they lie in as `out_dir`.
@@ -64,9 +65,7 @@ class Report(dict):
         return f"{mark}<p><b>{name}</b></p>" + pages.table(["", "test", "95 % interval", "validation"], rows)
 
 
-def write_report(
-    out_dir, numbers, *, train=None, val=None, test, history=(), probabilities, sections=(), examples=None
-):
+def write_report(out_dir, numbers, *, train=None, val=None, test, history=(), probabilities, sections=()):
     """Write a run's folder and return its numbers.
 
     Parameters
@@ -88,8 +87,6 @@ def write_report(
     sections : sequence of (str, str, dict), optional
         More sections: heading, HTML body, and PNG bytes by file name (without ``.png``); a picture's
         name with underscores as spaces is its caption.
-    examples : ECGDataset, optional
-        Raw signals to draw beside images: rows of any part, of each class some.
 
     Returns
     -------
@@ -114,7 +111,7 @@ def write_report(
     numbers = {**numbers, "inspection": dict(inspection)}
     report = Report(numbers, out_dir)
     drawn = {
-        "data": _data_pictures(train, val, test, examples),
+        "data": _data_pictures(train, val, test),
         "curves": _curve_pictures(history, numbers),
         "results": _result_pictures(test, scores, numbers),
     }
@@ -131,7 +128,7 @@ def write_report(
     return report
 
 
-def _data_pictures(train, val, test, examples):
+def _data_pictures(train, val, test):
     """Class distribution, and a signal and an image of each class, as (bytes, caption) by file name."""
     first = train if train is not None else test
     balance = first.balance
@@ -142,19 +139,20 @@ def _data_pictures(train, val, test, examples):
     pictures = {"class_distribution": (plots.png(plots.plot_class_distribution(before, after=after)), caption)}
     name, seen = ("val", val) if val is not None else ("test", test)  # never resampled
     pictures["labelled"] = (plots.png(plot_labelled(seen)), f"Rows of {name} under their labels, each scaled by itself.")
-    if examples is None and seen.grid is None:
-        examples = seen
-    signals = examples_of(examples, most=_MOST_EXAMPLES) if examples is not None else {}
-    images = examples_of(seen, most=_MOST_EXAMPLES) if seen.grid is not None else {}
-    if examples is not None and len(examples) == len(seen) and np.array_equal(examples.y, seen.y):
-        images = {kind: signals[kind] for kind in images}  # the same rows: show a signal beside its own image
-    for kind in seen.classes:
-        if kind in signals:
-            pictures[f"signal_{_file_name(kind)}"] = _signal_picture(examples, signals[kind], kind)
-        if kind in images:
-            n_samples = None if examples is None else examples.x.shape[1]
-            pictures[f"image_{_file_name(kind)}"] = _image_picture(seen, images[kind], kind, n_samples)
+    signals = typical(seen) if seen.grid is None else getattr(seen, "examples", None)
+    images = typical(seen) if signals is None else represent(signals, seen.grid or _viewing_grid(seen))
+    told = "what the model sees" if seen.grid is not None else "its spectrogram"
+    for kind, row in typical_rows(images if signals is None else signals).items():
+        if signals is not None:
+            pictures[f"signal_{_file_name(kind)}"] = _signal_picture(signals, row, kind)
+        pictures[f"image_{_file_name(kind)}"] = _image_picture(images, row, kind, told)
     return pictures
+
+
+def _viewing_grid(ds):
+    """A spectrogram grid to look at signals with: windows of half a second, or a quarter of a shorter signal."""
+    frame = max(4, 2 * min(round(0.256 * ds.fs), ds.n_samples // 8))
+    return SpectrogramGrid(ds.fs, frame_length=frame, hop_length=max(1, frame // 6))
 
 
 def _signal_picture(ds, row, kind):
@@ -163,14 +161,14 @@ def _signal_picture(ds, row, kind):
     return plots.png(axes), f"Class {kind}: the signal."
 
 
-def _image_picture(ds, row, kind, n_samples):
+def _image_picture(ds, row, kind, told):
     """One row of images or spectra as (bytes, caption)."""
     if ds.is_images:
         lead = f", lead {ds.leads[0]}" if len(ds.leads) > 1 else ""
-        axes = plots.plot_image(ds.x[row], grid=ds.grid, n_samples=n_samples, title=f"{kind}: image{lead}")
+        axes = plots.plot_image(ds.x[row], grid=ds.grid, n_samples=ds.n_samples, title=f"{kind}: image{lead}")
     else:
-        axes = plots.plot_spectrum(ds.x[row], grid=ds.grid, leads=ds.leads, title=f"{kind}: spectrum")
-    return plots.png(axes), f"Class {kind}: what the model sees."
+        axes = plots.plot_spectrum(ds.x[row], grid=ds.grid, n_samples=ds.n_samples, leads=ds.leads, title=f"{kind}: spectrum")
+    return plots.png(axes), f"Class {kind}: {told}."
 
 
 def _curve_pictures(history, numbers):
@@ -282,9 +280,9 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
     if path.is_file():
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-    same = [i for i, old in enumerate(rows) if (old["protocol"], old["model"]) == (row["protocol"], row["model"])]
-    rows[same[0] : same[0] + 1] = [row] if same else []
-    _write_csv(path, rows if same else [*rows, row])
+    keys = [(old["protocol"], old["model"]) for old in rows]
+    at = keys.index((protocol, row["model"])) if (protocol, row["model"]) in keys else len(rows)
+    _write_csv(path, [*rows[:at], row, *rows[at + 1 :]])
     return row
 
 

@@ -42,8 +42,8 @@ def story(report, parts, *, history, inspection, pictures, sections=()):
     test = parts["test"]
     chapters = [("headline", "Result", _headline(report, test))]
     notes = _notes(report, parts, inspection)
-    if notes:
-        chapters.append(("notes", "Read this first", pages.bullets(notes)))
+    nothing = "<p>Nothing in the data or the figures calls for a warning.</p>\n"
+    chapters.append(("notes", "Read this first", pages.bullets(notes) or nothing))
     chapters.append(("data", "Data", _data(parts, inspection, pictures["data"])))
     chapters.append(("settings", "Settings", _settings(report)))
     if history:
@@ -135,7 +135,8 @@ def _count_and_share(counts, kind):
 def _settings(report):
     """What was chosen for this run."""
     shown = {"model": report.get("model"), "task": report.get("task"), "seed": report.get("seed")}
-    shown |= report.get("settings") or {}
+    shown |= {name: report.get(name) for name in ("model_file", "trained_on")}
+    shown |= {"inputs": report.get("options")} | (report.get("settings") or {})
     return pages.facts((name.replace("_", " "), _plain(value)) for name, value in shown.items() if value is not None)
 
 
@@ -283,9 +284,9 @@ def _gallery(pictures):
 def _plain(value):
     """A setting as a person writes it."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}={item}" for key, item in value.items())
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value) or "none"
     return value
 
 

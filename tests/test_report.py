@@ -1,0 +1,243 @@
+import csv
+import html.parser
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from chromium import open_page
+from conftest import toy_dataset
+
+from ecg_keras.metrics import evaluate
+from ecg_keras.plots import plot_signal, png
+from ecg_keras.report import Report, record_result, results_table, write_report
+from ecg_keras.spectrograms import to_spectrograms
+
+pytestmark = pytest.mark.numeric
+
+SECTIONS = ["headline", "notes", "data", "settings", "training", "results", "pictures", "reproducibility"]
+
+
+def guesses(ds, seed=0, skill=2.0):
+    """Probabilities that are often right."""
+    rng = np.random.default_rng(seed)
+    truth = ds.y if ds.multi_label else np.eye(len(ds.classes))[ds.y]
+    logits = rng.normal(size=truth.shape) + skill * truth - (1 if ds.multi_label else 0)
+    return 1 / (1 + np.exp(-logits)) if ds.multi_label else np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def numbers_of(train, val, test, probabilities, **more):
+    measure = lambda ds, p: evaluate(ds.y, p, ds.classes, patients=ds.patients, records=ds.records, n_boot=100)  # noqa: E731
+    return {
+        "task": "multi-label" if test.multi_label else "single-label",
+        "source": test.source,
+        "synthetic": test.synthetic,
+        "model": "toy",
+        "n_parameters": 1234,
+        "classes": list(test.classes),
+        "seed": 0,
+        "backend": "none",
+        "device": "test",
+        "versions": {"python": "3"},
+        "seconds": {"load": 0.1, "fit": 12.5},
+        "peak_rss_mb": 100.0,
+        "epochs_run": 3,
+        "best_epoch": 2,
+        "settings": {"epochs": 3, "augment": []},
+        "command": "ecg-keras train <toy> & more",
+        "val": measure(val, probabilities["val"]),
+        "test": measure(test, probabilities["test"]),
+    } | more
+
+
+HISTORY = [{"epoch": i, "loss": 1 / i, "val_loss": 1.1 / i, "val_macro_f1": 0.5 + 0.1 * i} for i in (1, 2, 3)]
+
+
+def write(folder, parts=None, seed=0, sections=(), **more):
+    if parts is None:
+        parts = [toy_dataset(n=90, seed=i, patients=True) for i in range(3)]
+        parts = [
+            part.replace(patients=[f"{i}-{name}" for name in part.patients], records=part.patients, notes=("Toy <rows>.",))
+            for i, part in enumerate(parts)
+        ]
+    train, val, test = parts
+    probabilities = {"val": guesses(val), "test": guesses(test, seed=seed)}
+    numbers = numbers_of(train, val, test, probabilities, **more)
+    return write_report(
+        folder, numbers, train=train, val=val, test=test, history=HISTORY, probabilities=probabilities, sections=sections
+    )
+
+
+@pytest.fixture(scope="module")
+def signals_run(tmp_path_factory):
+    """A run on signals of known patients, classes N, S and V, with an explanation."""
+    picture = png(plot_signal(np.sin(np.arange(50)), fs=10))
+    return write(tmp_path_factory.mktemp("run") / "signals", sections=[("Explanations", "<p>Why.</p>", {"what_decided": picture})])
+
+
+@pytest.fixture(scope="module")
+def images_run(tmp_path_factory):
+    parts = [to_spectrograms(toy_dataset(n=90, seed=i)) for i in range(3)]
+    return write(tmp_path_factory.mktemp("run") / "images", parts)
+
+
+@pytest.fixture(scope="module")
+def multi_label_run(tmp_path_factory):
+    parts = [toy_dataset(n=90, seed=i, leads=12, fs=100.0, samples=300, multi_label=True) for i in range(3)]
+    parts = [part.replace(source="a registry", classes=("A/B", "<C>", "D")) for part in parts]
+    return write(tmp_path_factory.mktemp("run") / "multi", parts)
+
+
+def test_the_folder_holds_every_file_and_nothing_half_written(signals_run):
+    names = {path.name for path in signals_run.out_dir.iterdir()}
+    pictures = {"class_distribution", "labelled", "confusion", "roc", "precision_recall", "calibration", "curve_loss"}
+    pictures |= {"curve_macro_f1", "what_decided"} | {f"{kind}_{name}" for kind in ("signal", "image") for name in "NSV"}
+    assert names == {"report.json", "report.html", "history.csv", "predictions.csv"} | {f"{name}.png" for name in pictures}
+
+
+def test_json_holds_what_was_given_and_the_inspection(signals_run):
+    stored = json.loads((signals_run.out_dir / "report.json").read_text())
+    assert stored["test"]["accuracy"] == signals_run["test"]["accuracy"] and stored["seed"] == 0
+    assert stored["inspection"]["parts"]["test"]["rows"] == 90
+
+
+def test_predictions_give_back_the_accuracy(signals_run, multi_label_run):
+    for run in (signals_run, multi_label_run):
+        with open(run.out_dir / "predictions.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 90
+        assert np.mean([row["true"] == row["predicted"] for row in rows]) == pytest.approx(run["test"]["accuracy"])
+        probabilities = np.array([[float(row[f"p_{name}"]) for name in run["classes"]] for row in rows])
+        assert np.isfinite(probabilities).all()
+    assert "patient" not in rows[0]
+
+
+def test_predictions_name_patient_and_record(signals_run):
+    with open(signals_run.out_dir / "predictions.csv", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert row["patient"] == "2-p0" and row["record"] == "p0" and row["row"] == "0"
+
+
+class Outline(html.parser.HTMLParser):
+    """Sections, addresses and open tags of a page."""
+
+    void = {"meta", "link", "img", "br", "hr"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.sections, self.addresses, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.addresses += [attrs[name] for name in ("src", "href") if name in attrs]
+        if tag == "section":
+            self.sections.append(attrs["id"])
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("run", ["signals_run", "images_run", "multi_label_run"])
+def test_the_page_is_whole_and_refers_to_nothing_outside(run, request):
+    page = Outline(request.getfixturevalue(run).page.read_text())
+    assert page.open == []
+    assert [name for name in page.sections if not name.startswith("section-")] == SECTIONS
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("run", ["signals_run", "images_run", "multi_label_run"])
+def test_chromium_shows_all_sections_and_images_without_an_error(run, width, request):
+    report = request.getfixturevalue(run)
+    seen = open_page(report.page, width=width)
+    assert seen["errors"] == [] and seen["failed_images"] == [] and seen["requests"] == []
+    assert [name for name in seen["sections"] if not name.startswith("section-")] == SECTIONS
+    assert len(seen["images"]) == len(list(report.out_dir.glob("*.png")))
+    assert seen["overflow"] <= 0, "the page is wider than the window"
+    assert all(image["shown"] <= width for image in seen["images"])
+
+
+def test_a_visitor_reads_the_majority_beside_the_accuracy(signals_run):
+    text = open_page(signals_run.page)["text"]
+    accuracy, majority = (f"{100 * signals_run['test'][name]:.1f} %" for name in ("accuracy", "majority_accuracy"))
+    assert re.search(rf"{accuracy}\s+test accuracy.*?{majority}\s+always the largest class", text, re.DOTALL)
+    assert "Toy <rows>." in text and "ecg-keras train <toy> & more" in text
+    assert "AAMI report" in text and "Each recording" in text and "Explanations" in text
+
+
+def test_synthetic_data_are_announced_and_measured_ones_are_not(signals_run, multi_label_run):
+    assert "Synthetic data" in signals_run.page.read_text() and "Synthetic data" not in multi_label_run.page.read_text()
+    assert "SYNTHETIC" in signals_run.summary() and "SYNTHETIC" not in multi_label_run.summary()
+    assert "Synthetic data" in signals_run._repr_html_()
+
+
+def test_multi_label_says_what_accuracy_means(multi_label_run):
+    page = multi_label_run.page.read_text()
+    assert "exact-match accuracy" in page and "&lt;C&gt;" in page and "<C>" not in page
+    assert not (multi_label_run.out_dir / "confusion.png").exists()
+
+
+def test_a_saved_model_is_reported_without_train_and_val(tmp_path):
+    test = toy_dataset(n=60)
+    p = guesses(test)
+    numbers = numbers_of(test, test, test, {"val": p, "test": p})
+    del numbers["val"], numbers["best_epoch"]
+    report = write_report(tmp_path, numbers, test=test, probabilities={"test": p})
+    assert "training" not in Outline(report.page.read_text()).sections
+    assert report["test"]["n"] == 60 and "<table" in report._repr_html_()
+
+
+def test_balancing_is_shown_before_and_after(tmp_path):
+    from ecg_keras.dataset import Balance
+
+    parts = [toy_dataset(n=90, seed=i) for i in range(3)]
+    parts[0] = parts[0].replace(balance=Balance("smote", {"N": 30, "S": 5, "V": 2}))
+    text = write(tmp_path, parts).page.read_text()
+    assert "SMOTE" in text and "before and after balancing" in text
+
+
+def test_predictions_of_other_rows_are_refused(tmp_path):
+    test = toy_dataset(n=60)
+    with pytest.raises(ValueError, match=r"shape \(60, 3\).*got \(59, 3\)"):
+        write_report(tmp_path, {}, test=test, probabilities={"test": guesses(test)[:59]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_are_means_over_runs_and_rows_are_replaced(tmp_path):
+    runs = []
+    for i, accuracy in enumerate((0.9, 0.8)):
+        numbers = {"model": "m", "n_parameters": 10, "device": "cpu", "source": "toy", "seconds": {"fit": 2.0}}
+        numbers["test"] = {"accuracy": accuracy, "majority_accuracy": 0.7, "macro_f1": 0.5, "macro_auc": None, "n": 10}
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "report.json").write_text(json.dumps(numbers))
+        runs.append(tmp_path / str(i))
+    file = tmp_path / "results.csv"
+    record_result(file, runs[:1], protocol="A", command="run it")
+    record_result(file, runs[:1], protocol="B", command="run it")
+    row = record_result(file, runs, protocol="A", command="run it", commit="abc")
+    assert row["accuracy"] == "0.85" and float(row["accuracy_sd"]) == pytest.approx(np.std([0.9, 0.8], ddof=1), rel=1e-2)
+    table = results_table(file).splitlines()
+    assert len(table) == 4 and table[2] == "| A | `m` | 85.00 ± 7.07 % | 70.0 % | 0.500 ± 0.000 | - | 10 | 2 s | 2 seeds |"
+    assert table[3].startswith("| B | `m` | 90.00 % |") and table[3].endswith("| 1 seed |")
+    with pytest.raises(ValueError, match="no report.json"):
+        record_result(file, [tmp_path / "none"], protocol="A", command="")
+    with pytest.raises(ValueError, match="absent"):
+        results_table(tmp_path / "none.csv")
+
+
+def test_the_readme_shows_the_stored_results():
+    root = pathlib.Path(__file__).parents[1]
+    readme = root / "README.md"
+    found = re.search(r"<!-- results -->\n+(.*?)\n+<!-- /results -->", readme.read_text() if readme.exists() else "", re.DOTALL)
+    if not found:
+        pytest.skip("README.md has no table between <!-- results --> and <!-- /results -->")
+    assert found.group(1).strip() == results_table(root / "outputs" / "results.csv").strip()
+
+
+def test_report_is_a_dict_that_knows_its_folder():
+    report = Report({"model": "m"}, "somewhere")
+    assert report["model"] == "m" and report.page == pathlib.Path("somewhere/report.html") and "somewhere" in repr(report)
