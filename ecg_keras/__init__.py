@@ -13,10 +13,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ECGDataset": "dataset",
+    "ScalogramGrid": "grids",
     "SpectrogramGrid": "grids",
+    "SpectrumGrid": "grids",
     "build_model": "models",
     "fit_and_report": "training",
     "load_mitbih_csv": "mitbih",
+    "load_ptbxl": "ptbxl",
+    "load_ptbxl_part": "ptbxl",
+    "to_scalograms": "spectrograms",
+    "to_spectra": "spectrograms",
     "to_spectrograms": "spectrograms",
 }
 
