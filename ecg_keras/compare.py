@@ -111,7 +111,9 @@ def _read_run(path, name):
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
         report["test"]["accuracy"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is not a finished run: report.json is absent or not whole; give a folder that a run wrote.") from None
+        raise ValueError(
+            f"{path} is not a finished run: report.json is absent or not whole; give a folder that a run wrote."
+        ) from None
     run = {"name": name, "path": path, "report": report, "history": [], "rows": None, "why": None}
     if (path / "history.csv").is_file():
         with open(path / "history.csv", encoding="utf-8", newline="") as file:
@@ -210,8 +212,9 @@ def _pictures(runs, rows):
         points = [(row["run"], row[name], _pair(row, name)) for row in rows]
         if any(value is not None for _, value, _ in points):
             axes = plots.plot_intervals(points, label=_LABELS[name])
-            pictures[f"compare_{name}"] = (plots.png(axes), f"Test {_LABELS[name]} of each run, best {_LABELS['macro_f1']} first.")
-    for key, label in (("val_loss", "validation loss"), ("val_macro_f1", "validation macro-F1"), ("val_macro_auc", "validation macro-AUC")):
+            pictures[f"compare_{name}"] = (plots.png(axes), f"Test {_LABELS[name]} of each run, in the order of the table.")
+    curves = {"loss": "loss", "macro_f1": "macro-F1", "macro_auc": "macro-AUC"}
+    for key, label in ((f"val_{name}", f"validation {text}") for name, text in curves.items()):
         histories = {run["name"]: run["history"] for run in runs}
         histories = {name: rows for name, rows in histories.items() if any(row.get(key) is not None for row in rows)}
         if histories:
@@ -242,7 +245,8 @@ def _page(result, runs, pictures, key):
     for pair in result["unpaired"]:
         reasons.setdefault(pair["reason"], []).append(f"{pair['a']} and {pair['b']}")
     notes += [f"Not paired, {reason}: {'; '.join(those)}." for reason, those in reasons.items()]
-    chapters = [("runs", "Runs", f"<p>{pages.escape(text)}</p>\n" + _run_table(rows)), ("notes", "Read this first", pages.bullets(notes))]
+    chapters = [("runs", "Runs", f"<p>{pages.escape(text)}</p>\n" + _run_table(rows))]
+    chapters.append(("notes", "Read this first", pages.bullets(notes)))
     if result["pairs"]:
         chapters.append(("differences", "Differences on the same test rows", _differences(result, best["run"])))
     shown = "".join(pages.figure(*picture) for picture in pictures.values())
@@ -255,7 +259,8 @@ def _page(result, runs, pictures, key):
 
 def _run_table(rows):
     """Figures with intervals, a line per run."""
-    headers = ["run", "model", "test rows", "accuracy", "95 %", "always largest", "macro-F1", "95 %", "macro-AUC", "95 %", "ECE"]
+    headers = ["run", "model", "test rows", "accuracy", "95 %", "always largest"]
+    headers += ["macro-F1", "95 %", "macro-AUC", "95 %", "ECE"]
     lines = [
         [
             row["run"],
@@ -277,7 +282,8 @@ def _run_table(rows):
 
 def _differences(result, best):
     """Differences to the best run, and every pair folded away."""
-    to_best = [pair if pair["a"] == best else _turned(pair) for pair in result["pairs"] if best in (pair["a"], pair["b"])]
+    with_best = [pair for pair in result["pairs"] if best in (pair["a"], pair["b"])]
+    to_best = [pair if pair["a"] == best else _turned(pair) for pair in with_best]
     headers = ["second minus first"]
     headers += [text for name in _METRICS for text in (_LABELS[name], "95 %", "p")]
     line = lambda pair: [f"{pair['b']} - {pair['a']}"] + [  # noqa: E731
@@ -285,7 +291,10 @@ def _differences(result, best):
         for name in _METRICS
         for text in (_signed(pair[name]["difference"]), interval(pair[name]["ci95"], _signed), decimal(pair[name]["p"]))
     ]
-    caption = f"Paired bootstrap, {result['n_boot']:,} draws, seed {result['seed']}; an interval without 0 is a difference seen on these rows"
+    caption = (
+        f"Paired bootstrap, {result['n_boot']:,} draws, seed {result['seed']}; "
+        "an interval without 0 is a difference seen on these rows"
+    )
     html = pages.table(headers, [line(pair) for pair in to_best], caption=caption) if to_best else ""
     if len(result["pairs"]) > len(to_best):
         every = pages.table(headers, [line(pair) for pair in result["pairs"]])

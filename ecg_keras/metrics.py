@@ -15,10 +15,10 @@ that class out of that draw.
 
 import numpy as np
 
+from ecg_keras.aami import CLASSES, aami_block
+from ecg_keras.bootstrap import auc_scores, draw, f1_scores, interval, nan_mean, number, ratio
+
 _BINS = 15  # of the calibration error, as in Guo et al. 2017
-_AUC_CELLS = 12_000_000  # rows x draws for intervals of AUC; larger sets get fewer draws, 200 at least
-_CHUNK_CELLS = 2_000_000  # rows x draws held at once
-_AAMI = ("N", "S", "V", "F", "Q")
 
 
 def evaluate(y, probabilities, classes, *, patients=None, records=None, thresholds=None, seed=0, n_boot=1000):
@@ -52,7 +52,7 @@ def evaluate(y, probabilities, classes, *, patients=None, records=None, threshol
         ``confusion``: counts, rows true and columns predicted, or for multi-label one
         ``[[tn, fp], [fn, tp]]`` per class; ``thresholds`` (multi-label, else None);
         ``ci95`` of accuracy, macro_f1 and macro_auc as ``[low, high]``; ``ci95_by``, ``ci95_draws``;
-        ``notes``; and ``aami`` where the classes are AAMI's (see `aami_block`).
+        ``notes``; and ``aami`` where the classes are AAMI's (see `aami.aami_block`).
         ``majority_accuracy`` is that of always answering the largest class (for multi-label the
         most frequent combination of labels). ``ece`` is the expected calibration error: rows in 15
         equal bins of the highest probability, mean distance of confidence from accuracy weighted by
@@ -81,8 +81,8 @@ def evaluate(y, probabilities, classes, *, patients=None, records=None, threshol
     never = [name for name, n, p in zip(classes, support, predicted.any(axis=0)) if n and not p]
     notes += [f"{name} is never predicted; its precision is counted as 0." for name in never]
     tp, fp, fn = (truth & predicted).sum(axis=0), (~truth & predicted).sum(axis=0), (truth & ~predicted).sum(axis=0)
-    auc = _auc(truth, probabilities, np.ones((len(y), 1)))[:, 0]
-    f1 = _f1(tp, fp, fn)
+    auc = auc_scores(truth, probabilities, np.ones((len(y), 1)))[:, 0]
+    f1 = f1_scores(tp, fp, fn)
     result = {
         "n": len(y),
         "n_patients": None if patients is None else len(np.unique(_ids("patients", patients, len(y)))),
@@ -93,11 +93,11 @@ def evaluate(y, probabilities, classes, *, patients=None, records=None, threshol
         "majority_accuracy": _majority_accuracy(y),
         "per_class": {
             name: {
-                "recall": _ratio(tp[i], support[i]),
-                "precision": _ratio(tp[i], tp[i] + fp[i], none=0.0 if support[i] else None),
-                "specificity": _ratio(len(y) - support[i] - fp[i], len(y) - support[i]),
-                "f1": _number(f1[i]),
-                "auc": _number(auc[i]),
+                "recall": ratio(tp[i], support[i]),
+                "precision": ratio(tp[i], tp[i] + fp[i], none=0.0 if support[i] else None),
+                "specificity": ratio(len(y) - support[i] - fp[i], len(y) - support[i]),
+                "f1": number(f1[i]),
+                "auc": number(auc[i]),
                 "support": int(support[i]),
             }
             for i, name in enumerate(classes)
@@ -108,11 +108,12 @@ def evaluate(y, probabilities, classes, *, patients=None, records=None, threshol
     units = None if patients is None else np.unique(_ids("patients", patients, len(y)), return_inverse=True)[1]
     if units is not None and units.max() < 4:
         notes.append(f"intervals rest on {units.max() + 1} patients only; read them with care.")
-    draws = _draws(truth, predicted, probabilities, units=units, seed=seed, n_boot=n_boot)
-    result["ci95"] = {name: _interval(draws.get(name)) for name in ("accuracy", "macro_f1", "macro_auc")}
+    draws = draw(truth, predicted, probabilities, units=units, seed=seed, n_boot=n_boot)
+    result["ci95"] = {name: interval(draws.get(name)) for name in ("accuracy", "macro_f1", "macro_auc")}
     result["ci95_by"] = "rows" if units is None else "patients"
     result["ci95_draws"] = {name: len(draws.get(name, ())) for name in result["ci95"]}
-    if not multi and set("NSV") <= set(classes) <= set(_AAMI):
+    if not multi and set("NSV") <= set(classes) <= set(CLASSES):
+        records = None if records is None else _ids("records", records, len(y))
         result["aami"] = aami_block(y, predicted.argmax(axis=1), classes, records=records, draws=draws)
     result["notes"] = notes
     return result
@@ -146,7 +147,7 @@ def macro_f1(y, predictions, *, thresholds=None):
         confusion = np.bincount(y.astype(int) * n + predicted, minlength=n * n).reshape(n, n)
         tp = np.diag(confusion)
         counts = tp, confusion.sum(axis=0) - tp, confusion.sum(axis=1) - tp
-    return _mean(_f1(*counts))
+    return _mean(f1_scores(*counts))
 
 
 def macro_auc(y, probabilities):
@@ -161,7 +162,7 @@ def macro_auc(y, probabilities):
     """
     y, probabilities = np.asarray(y), np.asarray(probabilities)
     truth = y.astype(bool) if y.ndim == 2 else np.eye(probabilities.shape[1], dtype=bool)[y.astype(int)]
-    return _mean(_auc(truth, probabilities, np.ones((len(y), 1)))[:, 0])
+    return _mean(auc_scores(truth, probabilities, np.ones((len(y), 1)))[:, 0])
 
 
 def choose_thresholds(y, probabilities):
@@ -253,10 +254,10 @@ def bootstrap(y, probabilities, *, patients=None, thresholds=None, seed=0, n_boo
     tp, fp, fn = (part.sum(axis=0) for part in (truth & predicted, ~truth & predicted, truth & ~predicted))
     once = {
         "accuracy": float((truth == predicted).all(axis=1).mean()),
-        "macro_f1": _mean(_f1(tp, fp, fn)),
-        "macro_auc": _mean(_auc(truth, probabilities, np.ones((len(y), 1)))[:, 0]),
+        "macro_f1": _mean(f1_scores(tp, fp, fn)),
+        "macro_auc": _mean(auc_scores(truth, probabilities, np.ones((len(y), 1)))[:, 0]),
     }
-    draws = _draws(truth, predicted, probabilities, units=units, seed=seed, n_boot=n_boot)
+    draws = draw(truth, predicted, probabilities, units=units, seed=seed, n_boot=n_boot)
     return {name: (value, draws.get(name, np.array([]))) for name, value in once.items()}
 
 
@@ -276,74 +277,10 @@ def difference(a, b):
         tail = (min((gaps <= 0).sum(), (gaps >= 0).sum()) + 1) / (len(gaps) + 1) if len(gaps) else np.nan
         result[name] = {
             "difference": None if value is None or other is None else other - value,
-            "ci95": _interval(gaps),
-            "p": _number(min(1.0, 2 * tail)),
+            "ci95": interval(gaps),
+            "p": number(min(1.0, 2 * tail)),
         }
     return result
-
-
-def aami_block(y, predicted, classes, *, records=None, draws=None):
-    """Figures for S and V as ANSI/AAMI EC57 names them.
-
-    Sensitivity, positive predictivity, false positive rate and F1 count one class against all
-    others. EC57 and de Chazal et al. 2004 do not count fusion and unknown beats called V, nor unknown
-    beats called S, as false: where F or Q are among the classes, the ``_ec57`` values follow them.
-
-    Returns
-    -------
-    dict
-        ``"S"`` and ``"V"``: dicts of the figures, with ``ci95`` where `draws` are given;
-        ``per_record``: a row per recording, or None.
-    """
-    y, predicted, classes = np.asarray(y), np.asarray(predicted), tuple(classes)
-    block = {}
-    for name, exempt in (("S", "Q"), ("V", "FQ")):
-        i = classes.index(name)
-        tp, fp = int(((y == i) & (predicted == i)).sum()), int(((y != i) & (predicted == i)).sum())
-        positives = int((y == i).sum())
-        row = {
-            "sensitivity": _ratio(tp, positives),
-            "positive_predictivity": _ratio(tp, tp + fp, none=0.0 if positives else None),
-            "false_positive_rate": _ratio(fp, len(y) - positives),
-            "f1": _ratio(2 * tp, positives + tp + fp) if positives else None,
-            "support": positives,
-        }
-        exempt = [classes.index(other) for other in exempt if other in classes]
-        if exempt:
-            spared = np.isin(y, exempt) & (predicted == i)
-            fp, negatives = fp - int(spared.sum()), len(y) - positives - int(spared.sum())
-            row["positive_predictivity_ec57"] = _ratio(tp, tp + fp, none=0.0 if positives else None)
-            row["false_positive_rate_ec57"] = _ratio(fp, negatives)
-        if draws and "tp" in draws:
-            tp, fp, fn = (draws[key][:, i] for key in ("tp", "fp", "fn"))
-            with np.errstate(invalid="ignore", divide="ignore"):
-                row["ci95"] = {
-                    "sensitivity": _interval(tp / (tp + fn)),
-                    "positive_predictivity": _interval(tp / (tp + fp)),
-                    "f1": _interval(_f1(tp, fp, fn)),
-                }
-        block[name] = row
-    block["per_record"] = None
-    if records is not None:
-        records = _ids("records", records, len(y))
-        block["per_record"] = [
-            _record_row(record, y[records == record], predicted[records == record], classes)
-            for record in np.unique(records)
-        ]
-    return block
-
-
-def _record_row(record, y, predicted, classes):
-    """Labels and predictions of one recording to its row of the AAMI table."""
-    row = {"record": str(record), "n": len(y), "accuracy": float((y == predicted).mean())}
-    row["majority_accuracy"] = _majority_accuracy(y)
-    for name in ("N", "S", "V"):
-        i = classes.index(name)
-        tp = int(((y == i) & (predicted == i)).sum())
-        row[f"{name}_support"] = int((y == i).sum())
-        row[f"{name}_sensitivity"] = _ratio(tp, (y == i).sum())
-        row[f"{name}_positive_predictivity"] = _ratio(tp, (predicted == i).sum())
-    return row
 
 
 def _checked(y, probabilities, classes):
@@ -429,97 +366,6 @@ def _binned_gap(confidence, right):
     return float(np.abs(gaps).sum() / len(right))
 
 
-def _f1(tp, fp, fn):
-    """Counts to F1; NaN for a class without rows."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
-
-
-def _auc(truth, scores, weights):
-    """AUC of each class under each column of row weights, (classes, draws); NaN where a side is empty.
-
-    The weighted share of pairs of a row in the class and a row outside it that the scores put in order;
-    equal scores count half (Mann-Whitney).
-    """
-    auc = np.full((truth.shape[1], weights.shape[1]), np.nan)
-    for i in range(truth.shape[1]):
-        inside, outside = np.flatnonzero(truth[:, i]), np.flatnonzero(~truth[:, i])
-        if not len(inside) or not len(outside):
-            continue
-        outside = outside[np.argsort(scores[outside, i], kind="stable")]
-        below = np.zeros((len(outside) + 1, weights.shape[1]), weights.dtype)
-        np.cumsum(weights[outside], axis=0, out=below[1:])
-        ranked, own = scores[outside, i], scores[inside, i]
-        pairs = below[np.searchsorted(ranked, own, "left")]
-        pairs += below[np.searchsorted(ranked, own, "right")]
-        won = np.einsum("nb,nb->b", weights[inside], pairs) / 2
-        with np.errstate(invalid="ignore", divide="ignore"):
-            auc[i] = won / (weights[inside].sum(axis=0) * below[-1])
-    return auc
-
-
-def _draws(truth, predicted, scores, *, units, seed, n_boot):
-    """Bootstrap draws of accuracy, macro F1, macro AUC (n_boot,) and of tp, fp, fn (n_boot, classes)."""
-    n, n_classes = truth.shape
-    if units is not None and units.max() == 0:
-        n_boot = 0  # one patient: no spread to be seen
-    if not n_boot:
-        return {}
-    parts = (truth & predicted, ~truth & predicted, truth & ~predicted, (truth == predicted).all(axis=1)[:, None])
-    table = np.hstack([*parts, np.ones((n, 1), bool)]).astype(np.float32)  # (n, 3 classes + 2)
-    n_units = n if units is None else int(units.max()) + 1
-    if units is not None:  # one row per patient, then draws are of patients
-        summed = np.zeros((n_units, table.shape[1]), np.float32)
-        np.add.at(summed, units, table)
-        table = summed
-    rng, sums, aucs = np.random.default_rng(seed), [], []
-    n_auc = min(n_boot, max(200, _AUC_CELLS // n))
-    step = max(1, min(n_boot, _CHUNK_CELLS // n))
-    for start in range(0, n_boot, step):
-        size = min(step, n_boot - start)
-        drawn = rng.integers(0, n_units, (size, n_units)) + n_units * np.arange(size)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=size * n_units).reshape(size, n_units).astype(np.float32)
-        sums.append(weights @ table)  # (size, 3 classes + 2)
-        if start < n_auc:
-            weights = np.ascontiguousarray(weights[: n_auc - start].T)  # (units, draws): rows are gathered whole
-            weights = weights if units is None else weights[units]
-            aucs.append(_nanmean(_auc(truth, scores, weights), axis=0))
-    sums = np.concatenate(sums)
-    tp, fp, fn = (sums[:, i * n_classes : (i + 1) * n_classes] for i in range(3))
-    return {
-        "accuracy": sums[:, -2] / sums[:, -1],
-        "macro_f1": _nanmean(_f1(tp, fp, fn), axis=1),
-        "macro_auc": np.concatenate(aucs),
-        "tp": tp,
-        "fp": fp,
-        "fn": fn,
-    }
-
-
-def _interval(draws):
-    """Draws to [low, high] at 95 %, or None."""
-    if draws is None or not np.isfinite(draws).any():
-        return None
-    return [float(value) for value in np.nanpercentile(draws, [2.5, 97.5])]
-
-
-def _nanmean(values, *, axis):
-    """Mean over the finite values; NaN where there is none."""
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(axis=axis) / known.sum(axis=axis)
-
-
 def _mean(values):
     """Mean of the finite values as float, or None."""
-    return _number(_nanmean(np.asarray(values), axis=0))
-
-
-def _number(value):
-    """Value as float, None for NaN."""
-    return float(value) if np.isfinite(value) else None
-
-
-def _ratio(part, whole, *, none=None):
-    """part / whole as float, `none` where there is nothing to divide by."""
-    return float(part / whole) if whole else none
+    return number(nan_mean(np.asarray(values), axis=0))

@@ -75,9 +75,8 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
         ax.barh(at, widths, height * 0.92, label=label, color=colour, hatch=hatch, edgecolor=_INK, linewidth=0.8)
         total = max(sum(widths), 1)
         for y, width in zip(at, widths):
-            ax.annotate(
-                f"{width:,} ({100 * width / total:.1f} %)", (width, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5
-            )
+            text = f"{width:,} ({100 * width / total:.1f} %)"
+            ax.annotate(text, (width, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
     ax.set_yticks(np.arange(n), names)
     ax.invert_yaxis()
     ax.set_xlim(0, max(max(values.values()) for values, *_ in shown) * 1.3 or 1)

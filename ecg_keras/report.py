@@ -289,7 +289,8 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
 def _figures_of(reports):
     """Test figures and costs of several reports as lists by column name."""
     tests = [report["test"] for report in reports]
-    figures = {name: [test.get(name) for test in tests] for name in ("accuracy", "majority_accuracy", "macro_f1", "macro_auc", "ece")}
+    names = ("accuracy", "majority_accuracy", "macro_f1", "macro_auc", "ece")
+    figures = {name: [test.get(name) for test in tests] for name in names}
     for kind in ("S", "V") if any("aami" in test for test in tests) else ():
         for short, name in (("sensitivity", "sensitivity"), ("predictivity", "positive_predictivity")):
             figures[f"{kind}_{short}"] = [test["aami"][kind][name] if "aami" in test else None for test in tests]

@@ -188,7 +188,9 @@ def headline_rows(test, val):
         ("macro-AUC", "macro_auc", decimal),
         ("calibration error", "ece", decimal),
     ]
-    rows = [[label, show(test.get(key)), interval(ci95.get(key), show), show(val.get(key))] for label, key, show in shown]
+    rows = [
+        [label, show(test.get(key)), interval(ci95.get(key), show), show(val.get(key))] for label, key, show in shown
+    ]
     return [*rows, ["rows", f"{test['n']:,}", "-", f"{val['n']:,}" if val else "-"]]
 
 
