@@ -22,6 +22,7 @@ import numpy as np
 
 from ecg_keras import metrics
 from ecg_keras._checks import check_option, check_positive
+from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
 from ecg_keras.dataset import check_parts
 from ecg_keras.report import write_report
@@ -52,6 +53,7 @@ def fit_and_report(
     ema=0.0,
     augment=(),
     mixup=0.0,
+    balance=None,
     seed=0,
     explain=False,
     progress=True,
@@ -98,6 +100,8 @@ def fit_and_report(
         Names of `augment.AUGMENTATIONS`, for models that take signals.
     mixup : float, default 0
         Parameter of the Beta distribution of mixup; 0 for none.
+    balance : {None, "class_weight", "sampler", "smote", "smote-tomek"}
+        Balance `train` first, as `balance_train` does; for parts that a loader left as they were.
     seed : int, default 0
         Seed of the order of rows and of every draw while fitting.
     explain : bool, default False
@@ -129,44 +133,39 @@ def fit_and_report(
     check_parts(train, val, test)
     for part in (train, val, test):
         check_fits(model, part)
-    check_option("schedule", schedule, SCHEDULES)
-    monitor = check_option("monitor", monitor, ("auto", *MONITORS))
-    if monitor == "auto":
-        monitor = "macro_auc" if train.multi_label else "macro_f1"
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("learning_rate", learning_rate)):
-        check_positive(name, value)
-    if class_weight_power is None:
-        class_weight_power = _default_power(train)
-    if patience is None and schedule != "cosine":
-        patience = 5
-    settings = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "warmup_epochs": warmup_epochs,
-        "label_smoothing": label_smoothing,
-        "class_weight_power": class_weight_power,
-        "monitor": monitor,
-        "patience": patience,
-        "ema": ema,
-        "augment": list(augment),
-        "mixup": mixup,
-        "balance": train.balance.method if train.balance else None,
-        "seed": seed,
-    }
+    if balance is not None:
+        train = balance_train(train, balance, seed=seed)
     out_dir = pathlib.Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(seed)
-    history = _fit(model, train, val, out_dir / "checkpoint", settings, progress)
+    history = fit(
+        model,
+        train,
+        val,
+        folder=out_dir / "checkpoint",
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        warmup_epochs=warmup_epochs,
+        label_smoothing=label_smoothing,
+        class_weight_power=class_weight_power,
+        monitor=monitor,
+        patience=patience,
+        ema=ema,
+        augment=augment,
+        mixup=mixup,
+        seed=seed,
+        progress=progress,
+    )
+    monitor = history.monitor
 
     start = time.perf_counter()
     probabilities = {"val": predict(model, val), "test": predict(model, test)}
     thresholds = metrics.choose_thresholds(val.y, probabilities["val"]) if train.multi_label else None
     best = max(range(len(history.rows)), key=lambda i: _sign(monitor) * history.rows[i][f"val_{monitor}"])
     numbers = _facts(model, train, seed) | {
-        "settings": settings,
+        "settings": history.settings,
         "options": _layer_options(model),
         "epochs_run": len(history.rows),
         "best_epoch": best + 1,
@@ -196,6 +195,91 @@ def fit_and_report(
     )
     shutil.rmtree(out_dir / "checkpoint", ignore_errors=True)
     return report
+
+
+def fit(
+    model,
+    train,
+    val,
+    *,
+    folder,
+    epochs=10,
+    batch_size=128,
+    learning_rate=3e-3,
+    weight_decay=0.01,
+    schedule="cosine",
+    warmup_epochs=0.5,
+    label_smoothing=0.05,
+    class_weight_power=None,
+    monitor="auto",
+    patience=None,
+    ema=0.0,
+    augment=(),
+    mixup=0.0,
+    seed=0,
+    until=None,
+    callbacks=(),
+    progress=True,
+):
+    """Train a model and put the weights of its best epoch into it, without measuring or reporting.
+
+    Parameters are those of `fit_and_report`, and:
+
+    Parameters
+    ----------
+    folder : path
+        Where the state to go on from is kept. A call with the same data and settings goes on after the
+        last finished epoch found there.
+    until : int, optional
+        Stop after this many of the `epochs`; a later call with a larger `until` goes on.
+    callbacks : sequence of keras.callbacks.Callback
+        Called after the state of an epoch is written.
+
+    Returns
+    -------
+    Epochs
+        ``rows`` holds the figures of each epoch, ``best_row`` the number of the kept one (from 0),
+        ``monitor`` and ``settings`` what was used.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from ecg_keras import build_model
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo(n_beats=400)
+    >>> model = build_model("cnn1d", like=train, filters=(4, 8))
+    >>> len(fit(model, train, val, folder=tempfile.mkdtemp(), epochs=3, until=1, progress=False).rows)
+    1
+    """
+    check_option("schedule", schedule, SCHEDULES)
+    monitor = check_option("monitor", monitor, ("auto", *MONITORS))
+    if monitor == "auto":
+        monitor = "macro_auc" if train.multi_label else "macro_f1"
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("learning_rate", learning_rate)):
+        check_positive(name, value)
+    if class_weight_power is None:
+        class_weight_power = _default_power(train)
+    if patience is None and schedule != "cosine":
+        patience = 5
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "warmup_epochs": warmup_epochs,
+        "label_smoothing": label_smoothing,
+        "class_weight_power": class_weight_power,
+        "monitor": monitor,
+        "patience": patience,
+        "ema": ema,
+        "augment": list(augment),
+        "mixup": mixup,
+        "balance": train.balance.method if train.balance else None,
+        "seed": seed,
+    }
+    keras.utils.set_random_seed(seed)
+    return _fit(model, train, val, pathlib.Path(folder), settings, until or epochs, callbacks, progress)
 
 
 def evaluate_and_report(model_file, test, *, out_dir, explain=False):
@@ -276,7 +360,7 @@ def _sign(monitor):
     return -1 if monitor == "loss" else 1
 
 
-def _fit(model, train, val, folder, settings, progress):
+def _fit(model, train, val, folder, settings, until, callbacks, progress):
     """Compile and train `model`, or go on with it; returns the epochs' figures. The best weights are in `model`."""
     length = crop_length(model, train)
     batches = TrainBatches(
@@ -294,12 +378,12 @@ def _fit(model, train, val, folder, settings, progress):
     key = fingerprint(settings, model.to_json(), train.fingerprint(), val.fingerprint())
     epochs = Epochs(model, val, folder, key, settings, progress)
     batches.resume(epochs.done)
-    if not epochs.finished:
+    if not epochs.finished and epochs.done < until:
         model.fit(
             batches,
             initial_epoch=epochs.done,
-            epochs=settings["epochs"],
-            callbacks=[epochs],
+            epochs=min(until, settings["epochs"]),
+            callbacks=[epochs, *callbacks],
             verbose=0,
         )
     epochs.restore_best()
