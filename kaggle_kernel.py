@@ -1,0 +1,76 @@
+"""From the MIT-BIH beats to an honest report, in four calls.
+
+Paste it into a Kaggle notebook with the data set shayanfazeli/heartbeat attached, or run `python kaggle_kernel.py`.
+Without data it runs on synthetic beats, and says so. Every constant can be set by an environment variable.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from functools import partial
+from importlib import metadata, util
+
+DATA = os.environ.get("ECG_KERAS_DATA")  # folder of the CSV files; by default looked for among the inputs
+OUT = os.environ.get("ECG_KERAS_OUT", "outputs/mitbih")
+MODEL = os.environ.get("ECG_KERAS_MODEL", "cnn2d")
+EPOCHS = int(os.environ.get("ECG_KERAS_EPOCHS", "10"))
+BALANCE = os.environ.get("ECG_KERAS_BALANCE") or None  # smote, smote-tomek, class_weight or sampler
+SEED = int(os.environ.get("ECG_KERAS_SEED", "0"))
+SEARCH_HOURS = float(os.environ.get("ECG_KERAS_SEARCH_HOURS", "0"))  # above 0: search for a better model first
+INPUTS = pathlib.Path(os.environ.get("ECG_KERAS_INPUTS", "/kaggle/input"))
+PACKAGE = os.environ.get("ECG_KERAS_PACKAGE", "ecg_keras")  # what pip installs: a name or a git address
+
+
+def find_package():
+    """Make ecg_keras importable: from an attached wheel, an attached source folder, or by pip. Replaces nothing."""
+    if util.find_spec("ecg_keras"):
+        return
+    if wheels := sorted(INPUTS.rglob("ecg_keras-*.whl")):
+        sys.path.insert(0, tempfile.mkdtemp())
+        zipfile.ZipFile(wheels[-1]).extractall(sys.path[0])
+    elif sources := sorted(INPUTS.rglob("ecg_keras/__init__.py")):
+        sys.path.insert(0, str(sources[0].parents[1]))
+    else:
+        there = {f"{dist.name}=={dist.version}\n" for dist in metadata.distributions() if dist.name and dist.version}
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as frozen:
+            frozen.write("".join(sorted(there)))
+            frozen.flush()
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", frozen.name, PACKAGE]
+            subprocess.run(command, check=True)
+
+
+def main():
+    find_package()
+    import keras
+    from ecg_keras import build_model, fit_and_report, load_mitbih_csv, to_spectrograms
+    from ecg_keras.demo import load_demo
+
+    data = DATA or (INPUTS if any(INPUTS.rglob("mitbih_*.csv*")) else None)
+    load = partial(load_mitbih_csv, data) if data else load_demo
+    parts = train, val, test = load(balance=BALANCE, seed=SEED)
+    note = "SYNTHETIC beats, not measured: the figures say nothing about patients. " if train.synthetic else ""
+    print(note + train.summary(), flush=True)
+    model_options, fit_options = {}, {"epochs": EPOCHS, "seed": SEED}
+    if SEARCH_HOURS:
+        from ecg_keras.search import search
+
+        best = search(train, val, model=MODEL, out_dir=f"{OUT}/search", hours=SEARCH_HOURS, seed=SEED)
+        model_options, fit_options = best.model_options, fit_options | best.fit_options
+    elif MODEL == "cnn2d":  # images made once; the other families take signals
+        parts = tuple(to_spectrograms(part) for part in parts)
+    keras.utils.set_random_seed(SEED)
+    train, val, test = parts
+    model = build_model(MODEL, like=train, **model_options)
+    report = fit_and_report(model, train, val, test, out_dir=OUT, explain=True, **fit_options)
+    figures = report["test"]
+    print(
+        f"{note}Test accuracy {100 * figures['accuracy']:.2f} % (always the largest class: "
+        f"{100 * figures['majority_accuracy']:.2f} %), macro-F1 {figures['macro_f1']:.4f}. Report: {OUT}/report.html"
+    )
+
+
+if __name__ == "__main__":
+    main()
