@@ -198,9 +198,8 @@ def write_demo_records(directory, *, n_patients=12, duration_s=300.0, seed=0):
             comments=[f"synthetic: patient {patient} of ecg_keras.demo, seed {seed}; not measured"],
             write_dir=str(directory),
         )
-        wfdb.wrann(
-            name, "atr", recording.peaks, symbol=list(_SYMBOLS[recording.kinds]), fs=360, write_dir=str(directory)
-        )
+        # no fs here: readers take it from the header, and wfdb 4.1 fails to write it with NumPy 2
+        wfdb.wrann(name, "atr", recording.peaks, symbol=list(_SYMBOLS[recording.kinds]), write_dir=str(directory))
     write_text(directory / "RECORDS", "".join(f"{name}\n" for name in names))
     return names
 
