@@ -1,0 +1,442 @@
+"""Load raw MIT-BIH recordings beat by beat, patients kept apart.
+
+Conventions
+-----------
+A row is one beat: a window around its R peak, float32 (samples, leads), and
+metadata that tell its rhythm and its likeness to the recording's other beats.
+Classes are AAMI's, in the order N S V F Q. Filters, scales and features are
+taken from one recording alone, without labels, before any split; so a row is
+the same whatever it is loaded with.
+"""
+
+import pathlib
+import time
+
+import numpy as np
+
+from ecg_keras._checks import check_fraction, check_option, check_positive
+from ecg_keras.balance import METHODS, balance_train
+from ecg_keras.beats import describe_beats
+from ecg_keras.dataset import ECGDataset, check_parts
+from ecg_keras.grids import SpectrogramGrid
+from ecg_keras.mitbih_files import make_mitbih_csv  # noqa: F401 - the command line looks for it here
+from ecg_keras.recordings import aami_classes, list_records, read_recording
+from ecg_keras.signals import bandpass, beat_windows, match_peaks, normalize, notch, r_peaks, resample, rr_features
+from ecg_keras.splits import draw_patients
+
+DS1 = tuple("101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split())
+DS2 = tuple("100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split())
+PACED = ("102", "104", "107", "217")
+CLASSES = {"aami5": ("N", "S", "V", "F", "Q"), "aami4": ("N", "S", "V", "F"), "aami3": ("N", "S", "V")}
+
+_SAME_PATIENT = {"201": "201+202", "202": "201+202"}  # one man, two recordings
+_DATABASE = "MIT-BIH Arrhythmia Database"
+
+
+def load_mitbih_records(
+    directory,
+    *,
+    split="ds1-ds2",
+    classes="aami5",
+    fusion_beats="out",
+    lead="MLII",
+    window_s=(0.4, 0.6),
+    fs=125.0,
+    band_hz=(0.5, 40.0),
+    mains_hz=None,
+    scale="record",
+    features="rhythm",
+    typical=False,
+    beats="annotated",
+    records=None,
+    paced=False,
+    val_fraction=0.15,
+    test_fraction=0.15,
+    val_records=None,
+    fold=0,
+    n_folds=5,
+    most_per_class=None,
+    balance=None,
+    caps=None,
+    on_error="raise",
+    seed=0,
+):
+    """Load raw MIT-BIH recordings as train, validation and test beats of different patients.
+
+    Source: G. B. Moody, R. G. Mark, 'The impact of the MIT-BIH Arrhythmia Database', IEEE EMB 20(3), 2001,
+    by way of PhysioNet. Licence ODC-BY 1.0. 48 recordings of 30 minutes, 360 Hz, two leads, mV, from 47 people.
+
+    Parameters
+    ----------
+    directory : path
+        Folder of WFDB records (.hea, .dat, .atr).
+    split : {"ds1-ds2", "patient", "kfold"} or dict of three lists, default "ds1-ds2"
+        "ds1-ds2" trains on DS1 and tests on DS2 (de Chazal et al., IEEE Trans. Biomed. Eng. 51(7), 2004);
+        validation patients are cut off DS1. "patient" draws whole patients for the three parts. "kfold"
+        tests on one of `n_folds` groups of patients. A dict ``{"train": [...], "val": [...], "test": [...]}``
+        names records; without "val", it is cut off train.
+    classes : {"aami5", "aami4", "aami3"}, default "aami5"
+        N S V F Q; without Q; without F and Q.
+    fusion_beats : {"out", "V"}, default "out"
+        What "aami3" does with F: leave out, or count as V.
+    lead : str or sequence of str, default "MLII"
+        Leads by name; "other" is the recording's first lead not named.
+    window_s : (float, float), default (0.4, 0.6)
+        Seconds before and after the R peak.
+    fs : float, default 125
+        Rate that signals are brought to, in Hz.
+    band_hz : (float, float), default (0.5, 40)
+        Band-pass, see `signals.bandpass`.
+    mains_hz : float, optional
+        Notch at this frequency before the band-pass.
+    scale : {"record", "none"}, default "record"
+        Divide each lead by the height of the recording's typical QRS, or keep the header's unit.
+    features : {"rhythm", "rr", None}, default "rhythm"
+        Metadata: `beats.describe_beats`, `signals.rr_features`, or none.
+    typical : bool, default False
+        Add the recording's typical beat as further leads, named ``MLII typical``.
+    beats : {"annotated", "detected"}, default "annotated"
+        R peaks from the annotations, or found by `signals.r_peaks`; a found beat takes the class of the
+        annotation within 150 ms, and those without one are context only.
+    records : {"ds1", "ds2"} or sequence of str, optional
+        Which records "patient" and "kfold" divide; all of the folder by default.
+    paced : bool, default False
+        Keep the paced recordings 102, 104, 107, 217, which AAMI leaves out.
+    val_fraction, test_fraction : float, default 0.15
+        Share of patients for validation (of those not tested on) and test ("patient" only).
+    val_records : sequence of str, optional
+        Validate on these instead of drawing patients.
+    fold, n_folds : int, default 0 and 5
+        Which group "kfold" tests on, and of how many. Groups are drawn so that classes are spread
+        (scikit-learn's StratifiedGroupKFold).
+    most_per_class : int, optional
+        Keep at most this many train beats of a class and recording, drawn at random.
+    balance, caps : str and dict, optional
+        See `balance.balance_train`; on train only.
+    on_error : {"raise", "skip"}, default "raise"
+        What to do with a recording that cannot be used; skipped ones are named in `notes`.
+    seed : int, default 0
+        Seed of every draw.
+
+    Returns
+    -------
+    train, val, test : ECGDataset
+        With `patients`, `records`, `metadata` and `notes`.
+
+    Raises
+    ------
+    ValueError
+        If a record is absent, damaged or lacks a lead (it is named), a part is empty, or train has
+        no beat of a class.
+    ImportError
+        If wfdb is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from ecg_keras.demo import write_demo_records
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = write_demo_records(folder, n_patients=6, duration_s=60)
+    >>> train, val, test = load_mitbih_records(folder, split="patient", classes="aami3", features="rr")
+    >>> train.classes, train.x.shape[1:], sorted(set(train.patients) & set(test.patients))
+    (('N', 'S', 'V'), (125, 1), [])
+    """
+    start = time.perf_counter()
+    check_option("balance", balance, METHODS)
+    check_fraction("val_fraction", val_fraction)
+    check_fraction("test_fraction", test_fraction)
+    groups, chosen, notes = _choose_records(directory, split, records, paced)
+    whole = load_beats(
+        directory,
+        chosen,
+        classes=classes,
+        fusion_beats=fusion_beats,
+        lead=lead,
+        window_s=window_s,
+        fs=fs,
+        band_hz=band_hz,
+        mains_hz=mains_hz,
+        scale=scale,
+        features=features,
+        typical=typical,
+        beats=beats,
+        on_error=on_error,
+    )
+    if split == "ds1-ds2" and {"201", "202"} <= set(whole.records):
+        notes.append(
+            "Records 201 (DS1) and 202 (DS2) are of one patient: the classic split shares him. "
+            "Here they count as two, so that it can be compared."
+        )
+        whole = whole.replace(patients=whole.records)
+    if split == "patient":
+        tested = draw_patients(whole, test_fraction, seed=seed)
+    elif split == "kfold":
+        tested = _fold_patients(whole, fold, n_folds, seed)
+    else:
+        tested = np.unique(whole.patients[np.isin(whole.records, groups["test"])])
+    in_test = np.isin(whole.patients, tested)
+    rest = whole[~in_test]
+    _check_not_empty(rest, "train and validation", directory)
+    validated = groups.get("val") or val_records
+    if validated is not None:
+        in_val = np.isin(rest.records, [str(name) for name in validated])
+    else:
+        share = min(val_fraction / (1 - test_fraction), 0.5) if split == "patient" else val_fraction
+        in_val = np.isin(rest.patients, draw_patients(rest, share, seed=seed))
+    parts = {"train": rest[~in_val], "val": rest[in_val], "test": whole[in_test]}
+    parts["train"] = _thinned(parts["train"], most_per_class, seed)
+    source = f"{whole.source}, {_name(split, fold, n_folds)}"
+    seconds = {"load": time.perf_counter() - start}
+    for name, part in parts.items():
+        _check_not_empty(part, name, directory)
+        parts[name] = part.replace(source=source, notes=(*notes, *whole.notes), seconds=seconds)
+    if absent := [name for name, count in parts["train"].class_counts().items() if not count]:
+        raise ValueError(
+            f"train has no beat of class {', '.join(absent)} (records {', '.join(np.unique(parts['train'].records))}); "
+            "choose other classes ('aami3' needs only N, S and V), another split or another seed."
+        )
+    check_parts(*parts.values())
+    return balance_train(parts["train"], balance, caps=caps, seed=seed), parts["val"], parts["test"]
+
+
+def load_beats(
+    directory,
+    records,
+    *,
+    classes="aami5",
+    fusion_beats="out",
+    lead="MLII",
+    window_s=(0.4, 0.6),
+    fs=125.0,
+    band_hz=(0.5, 40.0),
+    mains_hz=None,
+    scale="record",
+    features="rhythm",
+    typical=False,
+    beats="annotated",
+    on_error="raise",
+):
+    """Load the beats of some recordings as one data set, to evaluate a finished model on.
+
+    The keywords are those of `load_mitbih_records`; the data set carries them as `preparation`, and so does
+    a model trained on it, so that ``load_beats(directory, records, **preparation)`` prepares further
+    recordings in the same way.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from ecg_keras.demo import write_demo_records
+    >>> folder = tempfile.mkdtemp()
+    >>> names = write_demo_records(folder, n_patients=2, duration_s=60)
+    >>> ds = load_beats(folder, names, features="rr")
+    >>> len(ds) == len(load_beats(folder, names, **ds.preparation))
+    True
+    """
+    start = time.perf_counter()
+    check_option("classes", classes, CLASSES)
+    check_option("fusion_beats", fusion_beats, ("out", "V"))
+    check_option("scale", scale, ("record", "none"))
+    check_option("features", features, ("rhythm", "rr", None))
+    check_option("beats", beats, ("annotated", "detected"))
+    check_option("on_error", on_error, ("raise", "skip"))
+    check_positive("fs", fs)
+    preparation = {
+        "classes": classes,
+        "fusion_beats": fusion_beats,
+        "lead": lead if isinstance(lead, str) else list(lead),
+        "window_s": list(window_s),
+        "fs": float(fs),
+        "band_hz": list(band_hz),
+        "mains_hz": mains_hz,
+        "scale": scale,
+        "features": features,
+        "typical": typical,
+        "beats": beats,
+    }
+    if not len(records):
+        raise ValueError("records is empty; name at least one.")
+    names, parts, counted, notes, synthetic = CLASSES[classes], [], {}, [], False
+    for name in records:
+        try:
+            recording = read_recording(directory, name, lead=lead)
+            part = _beats_of(recording, preparation)
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            notes.append(f"skipped: {error}")
+            continue
+        synthetic |= recording.synthetic
+        for key, count in part.pop("left_out").items():
+            counted[key] = counted.get(key, 0) + count
+        parts.append(part)
+    if not parts:
+        raise ValueError(f"none of the {len(records)} records could be used: {notes[0]}")
+    columns = {key: [part[key] for part in parts] for key in ("x", "y", "metadata")}
+    of = np.repeat([part["name"] for part in parts], [len(part["y"]) for part in parts])
+    left_out = ", ".join(f"{count:,} {key}" for key, count in sorted(counted.items()) if count) or "none"
+    used = f"classes {classes} ({' '.join(names)}" + (", F counted as V)" if fusion_beats == "V" else ")")
+    wanted = [lead] if isinstance(lead, str) else list(lead)
+    labels = np.concatenate(columns["y"])
+    if not len(labels):
+        raise ValueError(f"records {', '.join(map(str, records))}: no beat of the classes {', '.join(names)}.")
+    return ECGDataset(
+        np.concatenate(columns["x"]),
+        labels,
+        classes=names,
+        fs=fs,
+        leads=tuple(wanted) + (tuple(f"{of} typical" for of in wanted) if typical else ()),
+        unit="typical QRS" if scale == "record" else parts[0]["unit"],
+        patients=[_SAME_PATIENT.get(name, name) for name in of],
+        records=of,
+        metadata=None if features is None else np.concatenate(columns["metadata"]),
+        metadata_names=None if features is None else parts[0]["names"],
+        source="synthetic demo records" if synthetic else f"{_DATABASE}, raw records",
+        preparation=preparation,
+        notes=(f"{used}; beats left out: {left_out}", *notes),
+        seconds={"load": time.perf_counter() - start},
+    )
+
+
+def _beats_of(recording, preparation):
+    """One recording to its rows: windows, labels, metadata, and what was left out."""
+    name, fs = recording.name, preparation["fs"]
+    peaks, symbols, left_out = recording.peaks, recording.symbols, {}
+    if preparation["beats"] == "detected":
+        found = r_peaks(recording.signal, fs=recording.fs)
+        pairs = match_peaks(peaks, found, fs=recording.fs)
+        left_out = {"annotated beats not detected": len(peaks) - len(pairs), "detections without annotation": len(found) - len(pairs)}
+        symbols_at = np.full(len(found), "")
+        symbols_at[pairs[:, 1]] = symbols[pairs[:, 0]]
+        peaks, symbols = found, symbols_at
+    signal = recording.signal
+    if preparation["mains_hz"]:
+        signal = notch(signal, fs=recording.fs, mains_hz=preparation["mains_hz"])
+    low_hz, high_hz = preparation["band_hz"]
+    signal = resample(bandpass(signal, fs=recording.fs, low_hz=low_hz, high_hz=high_hz), fs=recording.fs, to_fs=fs)
+    peaks_s = peaks / recording.fs
+    at = np.clip(np.round(peaks_s * fs).astype(np.int64), 0, len(signal) - 1)
+    try:
+        if preparation["scale"] == "record":
+            signal = normalize(signal, at, fs=fs)
+        before_s, after_s = preparation["window_s"]
+        x = beat_windows(signal, at, fs=fs, before_s=before_s, after_s=after_s)
+        metadata, names = np.zeros((len(x), 0), np.float32), ()
+        if preparation["features"] == "rhythm" or preparation["typical"]:
+            metadata, names, typical = describe_beats(signal, peaks_s, fs=fs)
+        if preparation["features"] == "rr":
+            metadata, names = rr_features(peaks, fs=recording.fs)
+    except ValueError as error:
+        raise ValueError(f"record {name}: {error}") from error
+    if preparation["typical"]:
+        x = np.concatenate([x, np.broadcast_to(typical(before_s, after_s), x.shape)], axis=2).astype(np.float32)
+    labels = np.array(["" if symbol == "" else str(aami_classes([symbol])[0]) for symbol in symbols])
+    if preparation["fusion_beats"] == "V" and preparation["classes"] == "aami3":
+        labels[labels == "F"] = "V"
+    classes = CLASSES[preparation["classes"]]
+    kept = np.isin(labels, classes)
+    left_out |= {label: int((labels == label).sum()) for label in "FQ" if label not in classes}
+    return {
+        "name": name,
+        "x": np.clip(x[kept], -20, 20) if preparation["scale"] == "record" else x[kept],
+        "y": np.array([classes.index(label) for label in labels[kept]], np.int64),
+        "metadata": metadata[kept],
+        "names": names,
+        "unit": recording.unit,
+        "left_out": left_out,
+    }
+
+
+def _choose_records(directory, split, records, paced):
+    """The records of each part where the split names them, all records to load, and notes."""
+    present = list_records(directory)
+    if isinstance(split, dict):
+        if unknown := set(split) - {"train", "val", "test"}:
+            raise ValueError(f"split has the parts {', '.join(sorted(unknown))}; it may have train, val and test.")
+        if not split.get("train") or not split.get("test"):
+            raise ValueError("split needs the records of 'train' and 'test'; 'val' is cut off train if it is left out.")
+        groups = {part: [str(name) for name in names] for part, names in split.items()}
+        _check_one_part(groups)
+    else:
+        check_option("split", split, ("ds1-ds2", "patient", "kfold"))
+        groups = {"train": list(DS1), "test": list(DS2)} if split == "ds1-ds2" else {}
+    if groups:
+        chosen = [name for part in groups.values() for name in part]
+        if absent := [name for name in chosen if name not in present]:
+            raise ValueError(
+                f"split {split if isinstance(split, str) else 'by lists'} needs {len(chosen)} records, and {directory} lacks "
+                f"{len(absent)} of them: {', '.join(absent)}. Get them (ecg-keras download mitdb DIR), or divide the records that are "
+                "there: split='patient'."
+            )
+        return groups, chosen, []
+    if isinstance(records, str):
+        records = {"ds1": DS1, "ds2": DS2}[check_option("records", records, ("ds1", "ds2"))]
+    chosen = present if records is None else [str(name) for name in records]
+    notes = []
+    if not paced and records is None and (out := [name for name in chosen if name in PACED]):
+        notes.append(f"paced records left out: {', '.join(out)}")
+        chosen = [name for name in chosen if name not in PACED]
+    return groups, chosen, notes
+
+
+def _check_one_part(groups):
+    """Refuse a record, or a patient, in two parts of an explicit split."""
+    of = {}
+    for part, names in groups.items():
+        for name in names:
+            patient = _SAME_PATIENT.get(name, name)
+            if of.setdefault(patient, part) != part:
+                raise ValueError(f"record {name} is of a patient who is in {of[patient]} and in {part}; keep patients in one part.")
+
+
+def _fold_patients(whole, fold, n_folds, seed):
+    """Patients of one fold."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    n_patients = len(np.unique(whole.patients))
+    if not 2 <= n_folds <= n_patients:
+        raise ValueError(f"n_folds must be 2 to {n_patients}, the number of patients, got {n_folds}.")
+    if not 0 <= fold < n_folds:
+        raise ValueError(f"fold must be 0 to {n_folds - 1}, got {fold}.")
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(whole.y, whole.y, whole.patients)
+    return np.unique(whole.patients[list(folds)[fold][1]])
+
+
+def _thinned(ds, most, seed):
+    """At most `most` rows of each class of each recording, in the order they came."""
+    if most is None:
+        return ds
+    check_positive("most_per_class", most)
+    rng, kept = np.random.default_rng(seed), np.zeros(len(ds), bool)
+    for record in np.unique(ds.records):
+        for label in range(len(ds.classes)):
+            rows = np.flatnonzero((ds.records == record) & (ds.y == label))
+            kept[rng.permutation(rows)[:most]] = True
+    return ds[kept]
+
+
+def _check_not_empty(part, name, directory):
+    """Refuse a part without rows."""
+    if not len(part):
+        raise ValueError(f"{name} has no beats; {pathlib.Path(directory)} holds too few patients for this split.")
+
+
+def _name(split, fold, n_folds):
+    """A split as text."""
+    if isinstance(split, dict):
+        return "records by list"
+    return {"ds1-ds2": "DS1/DS2", "patient": "whole patients", "kfold": f"fold {fold} of {n_folds}, whole patients"}[split]
+
+
+PRESETS = {
+    "signal-to-image": {
+        "load": {
+            "split": "patient",
+            "classes": "aami3",
+            "lead": "MLII",
+            "window_s": (0.4, 0.624),
+            "features": None,
+        },
+        "model": {"name": "signal_to_image", "grid": SpectrogramGrid(125.0, 64, 4, size=(128, 128), rgb=True)},
+        "fit": {"epochs": 5, "learning_rate": 1e-3, "label_smoothing": 0.0},
+    },
+}

@@ -1,0 +1,204 @@
+"""Read recordings with beat annotations from WFDB files, and refuse damaged ones by name.
+
+Conventions
+-----------
+A recording is three files: ``100.hea`` (header), ``100.dat`` (samples) and
+``100.atr`` (annotations). Signals are float64 (samples, leads) in the header's
+unit, millivolts in the MIT-BIH databases; beats are rising sample numbers with
+a symbol each. wfdb is used for reading and for nothing else.
+"""
+
+import pathlib
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from ecg_keras._checks import check_option, require
+
+AAMI = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}  # ANSI/AAMI EC57 class to PhysioNet symbols
+BEAT_SYMBOLS = "".join(AAMI.values())
+
+_BYTES = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "212": 1.5, "24": 3, "32": 4}  # per sample, by WFDB format
+_SLACK = 512  # bytes that a file may have beyond its samples: some are padded to a whole block
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One recording: its signal, and its annotated beats."""
+
+    name: str
+    signal: np.ndarray  # float64 (samples, leads)
+    fs: float  # Hz
+    leads: tuple
+    unit: str
+    peaks: np.ndarray  # int64 (n_beats,), rising
+    symbols: np.ndarray  # one character each
+    flutter: tuple = ()  # (first, last) sample of each stretch of ventricular flutter, whose waves are no beats
+    synthetic: bool = False
+
+
+def list_records(directory):
+    """Names of the recordings in a folder, sorted.
+
+    Raises
+    ------
+    ValueError
+        If the folder is absent or holds no header file.
+    """
+    directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: there is no such folder.")
+    names = sorted(path.stem for path in directory.glob("*.hea"))
+    if not names:
+        below = sorted({str(path.parent) for path in directory.glob("*/*.hea")})
+        hint = f"; {below[0]} does" if below else "; get them with: ecg-keras download mitdb DIR"
+        raise ValueError(f"{directory}: holds no WFDB records (no .hea file){hint}.")
+    return names
+
+
+def read_recording(directory, name, *, lead="MLII"):
+    """Read one recording and its beats.
+
+    Parameters
+    ----------
+    directory : path
+        Folder of the .hea, .dat and .atr files.
+    name : str
+        Record name, as in ``"100"``.
+    lead : str, sequence of str or None, default "MLII"
+        Leads by name, in the order wanted. "other" stands for the first lead of the recording
+        that is not named; None takes all as they come.
+
+    Returns
+    -------
+    Recording
+
+    Raises
+    ------
+    ValueError
+        If a file is missing, truncated or contradicts the header, a lead is absent, constant or holds
+        NaN, an annotation lies beyond the end, or there is no beat; names the recording.
+    ImportError
+        If wfdb is not installed.
+    """
+    wfdb = require("wfdb", "wfdb")
+    directory, name = pathlib.Path(directory), str(name)
+    present = list_records(directory)
+    if name not in present:
+        raise ValueError(f"record {name!r} is not in {directory}; it holds {', '.join(present)}.")
+    base = directory / name
+    header = _read(wfdb.rdheader, base, ".hea")
+    _check_files(base, header)
+    columns = _columns(name, header.sig_name, lead)
+    record = _read(wfdb.rdrecord, base, ".dat", channels=columns)
+    signal = record.p_signal
+    for column, of in zip(signal.T, record.sig_name):
+        if not np.isfinite(column).all():
+            raise ValueError(f"record {name}: lead {of} has {int((~np.isfinite(column)).sum())} NaN samples of {len(column)}.")
+        if np.ptp(column) == 0:
+            raise ValueError(f"record {name}: lead {of} is constant ({column[0]:g} {record.units[0]}); nothing was recorded.")
+    notes = _read(wfdb.rdann, base, ".atr", extension="atr")
+    if len(notes.sample) and (notes.sample.max() >= len(signal) or notes.sample.min() < 0):
+        raise ValueError(
+            f"record {name}: annotation at sample {int(notes.sample.max())} lies beyond the end of the signal "
+            f"({len(signal)} samples); {name}.atr belongs to another recording, or {name}.hea gives too short a length."
+        )
+    symbols = np.asarray(notes.symbol)
+    beats = np.isin(symbols, list(BEAT_SYMBOLS))
+    if beats.sum() < 10:
+        raise ValueError(f"record {name}: {name}.atr holds {int(beats.sum())} beat annotations; at least 10 are needed.")
+    peaks, order = np.unique(notes.sample[beats].astype(np.int64), return_index=True)
+    return Recording(
+        name,
+        signal,
+        float(record.fs),
+        tuple(record.sig_name),
+        record.units[0],
+        peaks,
+        symbols[beats][order],
+        _flutter(notes.sample, symbols, len(signal)),
+        any("synthetic" in comment.lower() for comment in header.comments),
+    )
+
+
+def _read(function, base, ending, **options):
+    """Call a reader of wfdb; what it cannot read is an error that names the file."""
+    path = base.with_name(base.name + ending)
+    if not path.is_file():
+        raise ValueError(f"record {base.name}: {path.name} is missing in {base.parent}.")
+    arguments = {"record_name": str(base)} | options
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # wfdb's own calls of pandas
+            warnings.simplefilter("ignore", FutureWarning)
+            return function(**arguments)
+    except (ValueError, IndexError, TypeError, KeyError, OSError, AttributeError) as error:  # all seen on damaged files
+        raise ValueError(f"record {base.name}: {path.name} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def _check_files(base, header):
+    """Refuse sample files that are missing or whose size is not what the header says."""
+    name = base.name
+    if not header.n_sig or not header.sig_len or not header.fs:
+        raise ValueError(
+            f"record {name}: {name}.hea gives {header.n_sig} leads, {header.sig_len} samples at {header.fs} Hz; all must be above 0."
+        )
+    if len(header.file_name or ()) != header.n_sig:
+        raise ValueError(f"record {name}: {name}.hea says {header.n_sig} leads and describes {len(header.file_name or ())}.")
+    for file in dict.fromkeys(header.file_name):
+        path = base.with_name(file)
+        if not path.is_file():
+            raise ValueError(f"record {name}: {file} is missing in {base.parent}.")
+        rows = [i for i, other in enumerate(header.file_name) if other == file]
+        if not all(header.fmt[i] in _BYTES for i in rows):
+            continue  # a compressed format has no size to check
+        per_frame = sum(_BYTES[header.fmt[i]] * (header.samps_per_frame[i] or 1) for i in rows)
+        expected = int(np.ceil(per_frame * header.sig_len)) + (header.byte_offset[rows[0]] or 0)
+        found = path.stat().st_size
+        if not expected <= found <= expected + _SLACK:
+            what = "truncated" if found < expected else "longer than that"
+            raise ValueError(
+                f"record {name}: {name}.hea says {len(rows)} leads of {header.sig_len} samples, which are {expected} bytes, "
+                f"but {file} has {found}: the file is {what}, or the header is wrong."
+            )
+
+
+def _columns(name, present, lead):
+    """Lead names to column numbers."""
+    if lead is None:
+        return list(range(len(present)))
+    wanted = [lead] if isinstance(lead, str) else list(lead)
+    rest = [i for i, of in enumerate(present) if of not in wanted]
+    columns = []
+    for of in wanted:
+        if of == "other" and not rest:
+            raise ValueError(f"record {name}: lead 'other' asks for a second lead, and it has only {', '.join(present)}.")
+        if of != "other" and of not in present:
+            raise ValueError(f"record {name}: lead {of!r} is absent; it has {', '.join(present)}.")
+        columns.append(rest[0] if of == "other" else present.index(of))
+    return columns
+
+
+def _flutter(samples, symbols, length):
+    """Stretches between ``[`` and ``]``, as pairs of samples."""
+    spans, start = [], None
+    for sample, symbol in zip(samples, symbols):
+        if symbol == "[":
+            start = int(sample)
+        elif symbol == "]" and start is not None:
+            spans.append((start, int(sample)))
+            start = None
+    return tuple(spans if start is None else [*spans, (start, length - 1)])
+
+
+def aami_classes(symbols):
+    """PhysioNet beat symbols to AAMI classes.
+
+    Examples
+    --------
+    >>> aami_classes(["N", "L", "a", "E", "/"]).tolist()
+    ['N', 'N', 'S', 'V', 'Q']
+    """
+    to = {symbol: name for name, group in AAMI.items() for symbol in group}
+    return np.array([to[check_option("symbol", symbol, to)] for symbol in symbols], dtype="<U1")
