@@ -20,6 +20,8 @@ PRESETS = {"mitdb": "mitdb", "ptbxl": "ptbxl", "mitbih-csv": "mitbih"}
 def main(arguments=None):
     """Run one command; returns 0, or 2 after a mistake of the user's, told in a line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # a terminal is for the run's own words
+    if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1:
+        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")  # with one, Keras's fit can wait for itself for ever
     options = _parser().parse_args(arguments)
     try:
         options.run(options)

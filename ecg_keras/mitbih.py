@@ -287,7 +287,7 @@ def read_beats_csv(file):
     file = file if isinstance(file, _File) else _File(pathlib.Path(file))
     _check_looks(file)
     try:
-        with file.open() as stream:
+        with file.open() as stream, np.errstate(over="ignore"):  # told below
             table = pd.read_csv(stream, header=None, dtype=np.float32, na_filter=False, engine="c", encoding="latin-1")
         values = table.to_numpy()
     except (ValueError, OverflowError, EOFError, zlib.error, OSError, zipfile.BadZipFile) as error:
@@ -361,17 +361,17 @@ def _first_fault(file):
                 fields = line.strip().split(",")
                 if fields == [""]:
                     continue
-                for column, text in enumerate(fields, 1):
-                    if not _number(text):
-                        got = repr(text) if text else "nothing"
-                        return f"{file.name}: row {row}, column {column}: expected a number, got {got}; correct or remove the row."
-                    if not np.isfinite(np.float32(text)):
-                        return f"{file.name}: row {row}, column {column}: is {text}; samples must be finite, remove the row."
                 if len(fields) != N_SAMPLES + 1:
                     return (
                         f"{file.name}: row {row}: expected {N_SAMPLES + 1} columns ({N_SAMPLES} samples and a label), "
                         f"got {len(fields)}; the line is cut off or joined with another."
                     )
+                for column, text in enumerate(fields, 1):
+                    if not _number(text):
+                        got = repr(text) if text else "nothing"
+                        return f"{file.name}: row {row}, column {column}: expected a number, got {got}; correct or remove the row."
+                    if not abs(float(text)) <= float(np.finfo(np.float32).max):
+                        return f"{file.name}: row {row}, column {column}: is {text}; samples must be finite, remove the row."
     except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
         return f"{file.path}: is cut off or damaged after row {row} ({error}); {_GET_THEM}."
     return None

@@ -1,0 +1,214 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from conftest import toy_dataset
+from ecg_keras import build_model, fit_and_report, to_spectrograms
+from ecg_keras.balance import balance_train
+from ecg_keras.dataset import Scaler
+from ecg_keras.serving import crop_starts, load_served, predict
+from ecg_keras.training import Epochs, evaluate_and_report
+
+FILES = {"report.html", "report.json", "model.keras", "history.csv", "predictions.csv"}
+
+
+def parts(**options):
+    return tuple(toy_dataset(n=n, seed=seed, **options) for n, seed in ((120, 0), (45, 1), (60, 2)))
+
+
+def small(like, seed=0):
+    keras.utils.set_random_seed(seed)
+    return build_model("cnn2d", like=like, filters=(8, 16), dropout=0.1)
+
+
+def test_a_run_learns_and_leaves_every_file(tmp_path):
+    train, val, test = parts()
+    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=8, batch_size=16, progress=False)
+    assert report["test"]["accuracy"] > 0.8 > report["test"]["majority_accuracy"]
+    assert {file.name for file in tmp_path.iterdir()} >= FILES
+    assert not (tmp_path / "checkpoint").exists()
+    written = json.loads((tmp_path / "report.json").read_text())
+    for key in ("task", "source", "synthetic", "model", "n_parameters", "classes", "seed", "backend", "device", "versions",
+                "seconds", "peak_rss_mb", "epochs_run", "test", "val"):  # fmt: skip
+        assert written[key] not in (None, ""), key
+    assert set(written["seconds"]) >= {"load", "transform", "fit", "evaluate"}
+    assert written["test"]["n"] == 60 and written["epochs_run"] == 8
+
+
+def test_images_and_standardised_signals_are_served_raw(tmp_path):
+    raw = parts()
+    scaler = Scaler(raw[0].x.mean(axis=0), raw[0].x.std(axis=0))
+    scaled = [part.replace(x=scaler.apply(part.x), scaler=scaler) for part in raw]
+    train, val, test = map(to_spectrograms, scaled)
+    model = small(train)
+    fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1, progress=False)
+    loaded, card = load_served(tmp_path / "model.keras")
+    np.testing.assert_allclose(predict(loaded, raw[2]), predict(model, test), atol=1e-5)
+    assert card["classes"] == ["N", "S", "V"] and card["fs"] == 125 and card["n_samples"] == 187 and card["leads"] == ["L0"]
+
+
+def test_evaluating_the_saved_file_gives_the_reported_figures(tmp_path):
+    train, val, test = parts()
+    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path / "a", epochs=2, progress=False)
+    again = evaluate_and_report(tmp_path / "a" / "model.keras", test, out_dir=tmp_path / "b")
+    assert again["test"]["confusion"] == report["test"]["confusion"]
+    assert (tmp_path / "b" / "report.html").exists()
+    with pytest.raises(ValueError, match="the data set has fs 100.0, the model was trained with 125.0"):
+        evaluate_and_report(tmp_path / "a" / "model.keras", test.replace(fs=100), out_dir=tmp_path / "c")
+
+
+def test_multi_label_thresholds_come_from_val_and_travel(tmp_path):
+    train, val, test = parts(multi_label=True)
+    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False)
+    assert report["task"] == "multi-label" and report["val"]["thresholds"] == report["test"]["thresholds"]
+    np.testing.assert_allclose(load_served(tmp_path / "model.keras")[1]["thresholds"], report["test"]["thresholds"])
+
+
+def test_crops_are_averaged_in_and_out_of_the_saved_model(tmp_path):
+    train, val, test = parts()
+    model = small(train.replace(x=train.x[:, :100]))
+    fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1, progress=False)
+    by_hand = np.mean([predict(model, test.replace(x=test.x[:, s : s + 100])) for s in crop_starts(187, 100)], axis=0)
+    np.testing.assert_allclose(predict(model, test), by_hand, atol=1e-6)
+    np.testing.assert_allclose(predict(load_served(tmp_path / "model.keras")[0], test), by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["smote", "class_weight", "sampler"])
+def test_every_way_of_balancing_trains(tmp_path, method):
+    train, val, test = parts()
+    train = balance_train(train[np.r_[0:60, 60:120:3]], method)
+    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=1, progress=False)
+    assert report["settings"]["balance"] == method
+
+
+@pytest.mark.parametrize("options", [{"schedule": "plateau"}, {"ema": 0.9}, {"monitor": "loss", "patience": 1}])
+def test_schedules_averages_and_monitors_run(tmp_path, options):
+    train, val, test = parts()
+    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False, **options)
+    assert report["epochs_run"] >= 1
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(tmp_path, monkeypatch):
+    at_validation, at_the_end = [], []
+    validated, stop_or_not = Epochs._validated, Epochs._slow_down_or_stop
+
+    def seen(self):
+        at_validation.append([weight.copy() for weight in self.model.get_weights()])
+        return validated(self)
+
+    def after(self):
+        at_the_end.append([weight.copy() for weight in self.model.get_weights()])
+        stop_or_not(self)
+
+    monkeypatch.setattr(Epochs, "_validated", seen)
+    monkeypatch.setattr(Epochs, "_slow_down_or_stop", after)
+    train, val, test = parts()
+    model = small(train)
+    fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1, batch_size=16, ema=0.99, progress=False)
+    for kept, averaged in zip(model.get_weights(), at_validation[0]):
+        np.testing.assert_array_equal(kept, averaged)
+    assert any(np.abs(raw - kept).max() > 1e-4 for raw, kept in zip(at_the_end[0], model.get_weights()))
+
+
+def test_the_epoch_with_the_best_validation_figure_is_kept(tmp_path, monkeypatch):
+    values = iter([0.3, 0.9, 0.5])
+    seen = []
+
+    def validated(self):
+        seen.append([weight.copy() for weight in self.model.get_weights()])
+        return {"val_loss": 1.0, "val_macro_f1": next(values), "val_macro_auc": 0.5}
+
+    monkeypatch.setattr(Epochs, "_validated", validated)
+    train, val, test = parts()
+    model = small(train)
+    report = fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=3, progress=False)
+    assert report["best_epoch"] == 2
+    for kept, second in zip(model.get_weights(), seen[1]):
+        np.testing.assert_array_equal(kept, second)
+
+
+RUN = """
+    import sys, keras
+    sys.path[:0] = {paths!r}
+    from test_training import parts, small
+    from ecg_keras import fit_and_report
+    train, val, test = parts()
+    report = fit_and_report(small(train), train, val, test, out_dir=sys.argv[1], epochs=6, batch_size=16, progress=False)
+"""
+
+
+def test_killed_and_called_again_it_ends_as_if_never_killed(tmp_path):
+    here = pathlib.Path(__file__).parent
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(RUN.format(paths=[str(here), str(here.parent)])))
+    state = tmp_path / "killed" / "checkpoint" / "state.json"
+    kills = 0
+    for epochs_to_wait_for in (1, 3):
+        process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "killed")], env=os.environ | {"MPLBACKEND": "agg"})
+        while process.poll() is None:
+            if state.exists() and len(json.loads(state.read_text())["rows"]) >= epochs_to_wait_for:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.wait()
+        if (tmp_path / "killed" / "report.json").exists():
+            break
+    assert kills >= 1
+    train, val, test = parts()
+    options = {"epochs": 6, "batch_size": 16, "progress": False}
+    resumed = small(train)
+    after = fit_and_report(resumed, train, val, test, out_dir=tmp_path / "killed", **options)
+    straight = small(train)
+    before = fit_and_report(straight, train, val, test, out_dir=tmp_path / "straight", **options)
+    assert after["epochs_run"] == before["epochs_run"] == 6
+    assert after["best_epoch"] == before["best_epoch"]
+    for one, other in zip(resumed.get_weights(), straight.get_weights()):
+        np.testing.assert_allclose(one, other, atol=2e-3)  # threads add in another order
+
+
+def test_another_setting_does_not_go_on_from_an_old_state(tmp_path, monkeypatch):
+    train, val, test = parts()
+
+    def stop(*_args, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ecg_keras.training.write_report", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False)
+    assert (tmp_path / "checkpoint" / "state.json").exists()
+    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=1, seed=7, progress=False)
+    assert report["epochs_run"] == 1
+
+
+def test_parts_that_share_a_patient_are_refused(tmp_path):
+    train, val, test = parts(patients=True)
+    with pytest.raises(ValueError, match="share 10 patients"):
+        fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=1)
+
+
+def test_a_model_of_another_shape_is_refused(tmp_path):
+    train, val, test = parts()
+    model = small(train.replace(x=np.zeros((120, 250, 1))))
+    with pytest.raises(ValueError, match=r"input 'signal' needs rows of shape \(250, 1\), the data set has \(187, 1\)"):
+        fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1)
+
+
+def test_misspelled_options_are_refused(tmp_path):
+    train, val, test = parts()
+    with pytest.raises(TypeError, match="droput"):
+        build_model("cnn2d", like=train, droput=0.5)
+    with pytest.raises(TypeError, match="epoch"):
+        fit_and_report(small(train), train, val, test, out_dir=tmp_path, epoch=1)
+    with pytest.raises(ValueError, match="schedule='cosin' is not known"):
+        fit_and_report(small(train), train, val, test, out_dir=tmp_path, schedule="cosin")
