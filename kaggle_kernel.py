@@ -16,7 +16,7 @@ from importlib import metadata, util
 DATA = os.environ.get("ECG_KERAS_DATA")  # folder of the CSV files; by default looked for among the inputs
 OUT = os.environ.get("ECG_KERAS_OUT", "outputs/mitbih")
 MODEL = os.environ.get("ECG_KERAS_MODEL", "cnn2d")
-EPOCHS = int(os.environ.get("ECG_KERAS_EPOCHS", "10"))
+EPOCHS = int(os.environ.get("ECG_KERAS_EPOCHS", "12"))
 BALANCE = os.environ.get("ECG_KERAS_BALANCE") or None  # smote, smote-tomek, class_weight or sampler
 SEED = int(os.environ.get("ECG_KERAS_SEED", "0"))
 SEARCH_HOURS = float(os.environ.get("ECG_KERAS_SEARCH_HOURS", "0"))  # above 0: search for a better model first
@@ -57,7 +57,7 @@ def main():
     if SEARCH_HOURS:
         from ecg_keras.search import search
 
-        best = search(train, val, model=MODEL, out_dir=f"{OUT}/search", hours=SEARCH_HOURS, seed=SEED)
+        best = search(train, val, model=MODEL, out_dir=f"{OUT}/search", hours=SEARCH_HOURS, seed=SEED, previous=INPUTS)
         model_options, fit_options = best.model_options, fit_options | best.fit_options
     elif MODEL == "cnn2d":  # images made once; the other families take signals
         parts = tuple(to_spectrograms(part) for part in parts)
