@@ -28,6 +28,8 @@ class TrainBatches(keras.utils.PyDataset):
     class_weight_power : float, default 0
         Rows weigh ``count_of_their_class ** -power``, scaled to a mean of 1 (0: all alike).
         Where rows have several classes it must be 0.
+    majority_share : float, default 1
+        Share of the largest class's rows in an epoch; the next epoch takes the next ones, so all have their turn.
     augment : sequence of str, default ()
         Names of `augment.AUGMENTATIONS`, applied to signals.
     crop_samples : int, optional
@@ -55,6 +57,7 @@ class TrainBatches(keras.utils.PyDataset):
         *,
         batch_size,
         class_weight_power=0.0,
+        majority_share=1.0,
         augment=(),
         crop_samples=None,
         mixup=0.0,
@@ -68,8 +71,10 @@ class TrainBatches(keras.utils.PyDataset):
             raise ValueError(f"crop_samples={crop_samples} is longer than the signals ({train.x.shape[1]} samples).")
         self.arrays = train.inputs(inputs)
         self.targets = train.y if train.multi_label else np.eye(len(train.classes), dtype=np.float32)[train.y]
-        self.weights = _row_weights(train, class_weight_power)
+        self.majority = _majority(train, majority_share, seed)
+        self.weights = _row_weights(train, class_weight_power, majority_share)
         self.neighbours = Neighbours(train) if sampler else None
+        self.n_majority = max(1, round(majority_share * len(self.majority))) if len(self.majority) else 0
         self.batch_size, self.augment, self.mixup = batch_size, augment, mixup
         self.fs, self.crop_samples = train.fs, crop_samples
         self.seed, self.epoch = seed, 0
@@ -92,6 +97,9 @@ class TrainBatches(keras.utils.PyDataset):
         rng = np.random.default_rng([self.seed, self.epoch])
         if self.neighbours is not None:
             return self.neighbours.draw(len(self.targets), rng)
+        if len(self.majority):
+            turn = np.roll(self.majority, -self.epoch * self.n_majority)
+            return rng.permutation(np.delete(np.arange(len(self.targets)), turn[self.n_majority :]))
         return rng.permutation(len(self.targets))
 
     def __getitem__(self, number):
@@ -118,15 +126,25 @@ def fed(inputs):
     return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
-def _row_weights(train, power):
-    """A weight per row, ``count ** -power`` of its class, with a mean of 1."""
+def _majority(train, share, seed):
+    """Rows of the largest class in an order of their own; none where an epoch takes every row."""
+    if share == 1:
+        return np.arange(0)
+    if train.multi_label:
+        raise ValueError("majority_share needs one class per row; this data set is multi-label, use 1.")
+    return np.random.default_rng(seed).permutation(np.flatnonzero(train.y == np.bincount(train.y).argmax()))
+
+
+def _row_weights(train, power, majority_share):
+    """A weight per row, ``count ** -power`` of its class in an epoch, with a mean of 1 over an epoch."""
     if not power:
         return np.ones(len(train), np.float32)
     if train.multi_label:
         raise ValueError("class weights are for one class per row; this data set is multi-label, use 0.")
-    counts = np.bincount(train.y, minlength=len(train.classes)).clip(1)
-    weights = (counts.astype(float) ** -power)[train.y]
-    return (weights / weights.mean()).astype(np.float32)
+    counts = np.bincount(train.y, minlength=len(train.classes)).clip(1).astype(float)
+    counts[counts.argmax()] *= majority_share
+    weights = counts**-power
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)[train.y]
 
 
 def _mixed(first, second, share):

@@ -40,7 +40,7 @@ def fit_and_report(
     test,
     *,
     out_dir,
-    epochs=10,
+    epochs=12,
     batch_size=128,
     learning_rate=3e-3,
     weight_decay=0.01,
@@ -48,6 +48,7 @@ def fit_and_report(
     warmup_epochs=0.5,
     label_smoothing=0.05,
     class_weight_power=None,
+    majority_share="auto",
     monitor="auto",
     patience=None,
     ema=0.0,
@@ -72,7 +73,7 @@ def fit_and_report(
         Only `train` may be balanced.
     out_dir : path
         Folder for report.html, report.json, model.keras, history.csv, predictions.csv and pictures.
-    epochs : int, default 10
+    epochs : int, default 12
         Passes over the train part, at most.
     batch_size : int, default 128
         Rows per step.
@@ -88,6 +89,10 @@ def fit_and_report(
     class_weight_power : float, optional
         A row weighs ``count_of_its_class ** -power``. By default 0.25, 0.5 for a train part loaded with
         ``balance="class_weight"``, and 0 for one that is resampled, drawn class by class, or multi-label.
+    majority_share : float or "auto", default "auto"
+        Share of the largest class's rows that an epoch takes, another part of them every epoch. By default
+        as many as make two thirds of the epoch, and all where the part is balanced or multi-label:
+        beats of the largest class are plenty, and most of an epoch is spent on them.
     monitor : {"auto", "macro_f1", "macro_auc", "loss"}, default "auto"
         Validation figure that chooses the epoch: macro-F1, or macro-AUC for a multi-label task.
     patience : int, optional
@@ -150,6 +155,7 @@ def fit_and_report(
         warmup_epochs=warmup_epochs,
         label_smoothing=label_smoothing,
         class_weight_power=class_weight_power,
+        majority_share=majority_share,
         monitor=monitor,
         patience=patience,
         ema=ema,
@@ -203,7 +209,7 @@ def fit(
     val,
     *,
     folder,
-    epochs=10,
+    epochs=12,
     batch_size=128,
     learning_rate=3e-3,
     weight_decay=0.01,
@@ -211,6 +217,7 @@ def fit(
     warmup_epochs=0.5,
     label_smoothing=0.05,
     class_weight_power=None,
+    majority_share="auto",
     monitor="auto",
     patience=None,
     ema=0.0,
@@ -259,6 +266,8 @@ def fit(
         check_positive(name, value)
     if class_weight_power is None:
         class_weight_power = _default_power(train)
+    if majority_share == "auto":
+        majority_share = _default_share(train)
     if patience is None and schedule != "cosine":
         patience = 5
     settings = {
@@ -270,6 +279,7 @@ def fit(
         "warmup_epochs": warmup_epochs,
         "label_smoothing": label_smoothing,
         "class_weight_power": class_weight_power,
+        "majority_share": majority_share,
         "monitor": monitor,
         "patience": patience,
         "ema": ema,
@@ -348,6 +358,14 @@ def _default_power(train):
     return 0.5 if train.balance.method == "class_weight" else 0.0
 
 
+def _default_share(train):
+    """Rows of the largest class in an epoch: at most twice all others, unless the part is balanced some other way."""
+    if train.multi_label or train.balance is not None:
+        return 1.0
+    counts = np.sort(np.bincount(train.y))
+    return float(min(1, 2 * counts[:-1].sum() / counts[-1])) or 1.0
+
+
 def _measured(ds, probabilities, thresholds):
     """The figures of one part."""
     return metrics.evaluate(
@@ -368,6 +386,7 @@ def _fit(model, train, val, folder, settings, until, callbacks, progress):
         [tensor.name for tensor in model.inputs],
         batch_size=settings["batch_size"],
         class_weight_power=settings["class_weight_power"],
+        majority_share=settings["majority_share"],
         augment=tuple(settings["augment"]),
         crop_samples=length,
         mixup=settings["mixup"],

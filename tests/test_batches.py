@@ -57,3 +57,16 @@ def test_a_crop_longer_than_the_signal_is_refused():
 def test_weights_by_class_need_one_class_per_row():
     with pytest.raises(ValueError, match="multi-label, use 0"):
         TrainBatches(toy_dataset(multi_label=True), ["signal"], batch_size=8, class_weight_power=0.5)
+
+
+def test_a_share_of_the_largest_class_takes_turns():
+    train = toy_dataset(n=90)
+    train = train[np.flatnonzero((train.y == 0) | (np.arange(90) < 30))]  # 30 of N, 10 of S, 10 of V
+    batches = TrainBatches(train, ["signal"], batch_size=100, majority_share=0.5)
+    seen = []
+    for _ in range(2):
+        x, targets, _ = batches[0]
+        assert targets.sum(axis=0).tolist() == [15, 10, 10]
+        seen.append({row.tobytes() for row in x[targets[:, 0] == 1]})
+        batches.on_epoch_end()
+    assert not seen[0] & seen[1] and len(seen[0] | seen[1]) == 30

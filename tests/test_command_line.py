@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ecg_keras.__main__ import main
+from ecg_keras.demo import write_demo_csv
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo_csv(folder, n_beats=300)
+    return folder
+
+
+def test_train_then_evaluate(demo, tmp_path, capsys):
+    run, again = tmp_path / "run", tmp_path / "again"
+    words = ["--source", "mitbih-csv", "--data", str(demo)]
+    assert main(["train", *words, "--model", "cnn2d", "--out", str(run), "--epochs", "1", "--balance", "class_weight",
+                 "--seed", "3", "--set", "filters=(4, 8)", "--set", "val_fraction=0.2", "--set", "batch_size=32"]) == 0  # fmt: skip
+    report = json.loads((run / "report.json").read_text())
+    assert report["seed"] == 3 and report["settings"]["batch_size"] == 32 and report["settings"]["balance"] == "class_weight"
+    assert report["val"]["n"] in range(45, 51) and report["synthetic"]
+    assert main(["evaluate", *words, "--model", str(run / "model.keras"), "--out", str(again)]) == 0
+    assert json.loads((again / "report.json").read_text())["test"]["confusion"] == report["test"]["confusion"]
+    assert "SYNTHETIC DATA" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--source", "mitbih-csv", "--data", "nowhere"], "nowhere: no such folder"),
+        (["train", "--source", "demo", "--model", "cnn3d"], "name='cnn3d' is not known|model='cnn3d' is not known"),
+        (["train", "--source", "demo", "--set", "droput=0.5"], "--set droput: neither the loader, nor cnn2d"),
+        (["train", "--source", "demo", "--set", "droput"], "expected option=value"),
+        (["train", "--source", "demo", "--balance", "smot"], "balance='smot' is not known"),
+        (["evaluate", "--source", "demo", "--model", "none.keras"], "none.keras: no such model file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, words, message):
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+    import re
+
+    assert re.search(message, error)
+
+
+def test_an_unknown_word_is_exit_code_2():
+    with pytest.raises(SystemExit) as stop:
+        main(["trian"])
+    assert stop.value.code == 2
+
+
+def test_demo_writes_both_files(tmp_path):
+    assert main(["demo", str(tmp_path)]) == 0
+    assert {"mitbih_train.csv", "mitbih_test.csv", "SYNTHETIC.txt"} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_import_is_light_and_says_nothing():
+    code = (
+        "import sys, ecg_keras; heavy = {'tensorflow', 'keras', 'jax', 'torch', 'matplotlib', 'pandas', 'sklearn'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and done.stderr == ""
