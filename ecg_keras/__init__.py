@@ -23,6 +23,7 @@ _HOMES = {
     "load_ptbxl_part": "ptbxl",
     "to_scalograms": "spectrograms",
     "to_spectra": "spectrograms",
+    "search": "search",
     "to_spectrograms": "spectrograms",
 }
 

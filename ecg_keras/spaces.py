@@ -1,0 +1,337 @@
+"""Declare what a search may vary, per model family and for the training.
+
+Conventions
+-----------
+An entry is a `Choice` or a `Range`; its default is that of the family's function or of
+`fit_and_report`, so the first trial of a search is the default model. Entries are named as the option
+they set, but for `filters` (n_blocks, filters_1, filters_2 ... instead), `dense_units` (dense, 0 for no
+layer) and the spectrogram `grid` (frame_length and hop_length, in samples).
+"""
+
+import dataclasses
+import inspect
+from dataclasses import dataclass
+
+from ecg_keras._checks import check_option
+from ecg_keras.grids import SpectrogramGrid
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values; numbers count as ordered."""
+
+    values: tuple
+    default: object = None
+
+    def narrowed(self, values):
+        """The same choice among other values; the default stays where it is one of them."""
+        values = tuple(values)
+        return Choice(values, self.default if self.default in values else values[0])
+
+    def __str__(self):
+        return f"one of {', '.join(map(repr, self.values))}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number from `low` to `high`, in steps of `step` where given, evenly or (with `log`) evenly in its logarithm."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+    default: float | None = None
+
+    def narrowed(self, low, high):
+        """The same range between other ends; the default moves to the nearer end."""
+        return dataclasses.replace(self, low=low, high=high, default=min(max(self.default, low), high))
+
+    def __str__(self):
+        steps = f" in steps of {self.step:g}" if self.step else ""
+        return f"{self.low:g} to {self.high:g}{steps}{', logarithmic' if self.log else ''}"
+
+
+_WIDTHS = (0.5, 0.75, 1, 1.5, 2)  # filters of a block, as multiples of the default
+
+_IMAGES = {
+    "n_blocks": (2, 5),
+    "kernel_size": Choice((3, 5)),
+    "block_dropout": Range(0, 0.4, step=0.05),
+    "dropout": Range(0, 0.6, step=0.05),
+    "dense": Choice((0, 64, 128)),
+}
+_SIGNALS = _IMAGES | {"kernel_size": Choice((3, 5, 7, 9, 13))}
+_SPECTROGRAMS = {"frame_length": Choice((0.256, 0.384, 0.512, 0.768)), "hop_length": Choice((0.064, 0.096, 0.128))}  # s
+_ENCODER = {
+    "n_blocks": (1, 3),
+    "kernel_size": Choice((3, 5, 7, 9)),
+    "width": Choice((32, 64, 96, 128)),
+    "depth": Range(1, 3, step=1),
+    "block_dropout": Range(0, 0.4, step=0.05),
+    "dropout": Range(0, 0.6, step=0.05),
+}
+
+FAMILIES = {
+    "cnn1d": _SIGNALS,
+    "resnet1d": _SIGNALS | {"blocks": Range(1, 2, step=1), "stem_kernel": Choice((7, 11, 15, 21))},
+    "fft_transformer": _ENCODER,
+    "cnn2d": _IMAGES | _SPECTROGRAMS,
+    "vgg2d": _IMAGES | _SPECTROGRAMS | {"n_blocks": (2, 4), "convolutions": Range(1, 3, step=1)},
+    "resnet2d": _IMAGES | _SPECTROGRAMS | {"n_blocks": (2, 4), "blocks": Range(1, 3, step=1)},
+    "scalogram_cnn": _IMAGES,
+    "multimodal": _ENCODER | {"dense": Choice((0, 32, 64, 128))},
+    "hybrid": {"dropout": Range(0, 0.6, step=0.05), "dense": Choice((0, 32, 64, 128))},
+}
+TRAINING = {
+    "learning_rate": Range(3e-4, 1e-2, log=True),
+    "weight_decay": Range(1e-4, 0.2, log=True),
+    "schedule": Choice(("cosine", "plateau", "constant")),
+    "label_smoothing": Range(0, 0.15, step=0.025),
+    "batch_size": Choice((64, 128, 256)),
+    "balance": Choice((None, "class_weight", "sampler")),
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """What one search varies, and what it holds fixed.
+
+    Attributes
+    ----------
+    model : str
+        The family.
+    entries : dict of str to Choice or Range
+        What is varied; filters_i counts only where n_blocks is at least i.
+    fixed : dict
+        Options of the family and of `fit_and_report` that are held.
+    fs : float
+        Sampling rate of the signals, in Hz, for the grid.
+    """
+
+    model: str
+    entries: dict
+    fixed: dict
+    fs: float
+
+    def describe(self):
+        """The space as text by name, to compare and to print."""
+        return {name: str(entry) for name, entry in self.entries.items()} | {
+            name: f"fixed at {value!r}" for name, value in self.fixed.items()
+        }
+
+    def defaults(self):
+        """Values of the first trial, by entry; inactive ones too."""
+        return {name: entry.default for name, entry in self.entries.items()}
+
+    def options(self, values):
+        """Turn values by entry into (options of the family, options of `fit_and_report`).
+
+        Examples
+        --------
+        >>> from ecg_keras.demo import load_demo
+        >>> train, val, test = load_demo()
+        >>> space = declare("cnn2d", train, batch_size=64)
+        >>> model_options, fit_options = space.options(space.defaults())
+        >>> model_options["filters"], model_options["dense_units"], fit_options["batch_size"]
+        ((32, 64, 96, 160), (), 64)
+        """
+        values = {name: _rounded(values[name]) for name in self.entries if name in values} | self.fixed
+        if "n_blocks" in values:
+            values["filters"] = tuple(values[f"filters_{i + 1}"] for i in range(int(values.pop("n_blocks"))))
+        values = {name: value for name, value in values.items() if not name.startswith("filters_")}
+        if "dense" in values:
+            units = values.pop("dense")
+            values["dense_units"] = (units,) if units else ()
+        geometry = {name: values.pop(name) for name in ("frame_length", "hop_length") if name in values}
+        if geometry:
+            values["grid"] = SpectrogramGrid(self.fs, **geometry)
+        fitting = {name: values.pop(name) for name in list(values) if name in _fit_options()}
+        return values, fitting
+
+    def hyperparameters(self):
+        """The entries as Keras Tuner's own, conditions included, with the defaults as values."""
+        import keras_tuner
+
+        parameters = keras_tuner.HyperParameters()
+        for name, entry in self.entries.items():
+            block = _block(name)
+            if block and "n_blocks" in self.entries:
+                blocks = self.entries["n_blocks"]
+                counts = blocks.values if isinstance(blocks, Choice) else range(int(blocks.low), int(blocks.high) + 1)
+                with parameters.conditional_scope("n_blocks", [n for n in counts if n >= block]):
+                    _register(parameters, name, entry)
+            else:
+                _register(parameters, name, entry)
+        return parameters
+
+    def decoded(self, values):
+        """Keras Tuner's values as those of the entries."""
+        found = {}
+        for name, entry in self.entries.items():
+            if name in values:
+                coded = _coded(entry)
+                found[name] = dict(zip(coded, entry.values))[values[name]] if coded else _rounded(values[name])
+        return found
+
+
+def declare(model, like, **narrowed):
+    """Return the space of a family for data shaped like `like`, narrowed by keyword.
+
+    Parameters
+    ----------
+    model : str
+        A key of `MODELS`.
+    like : ECGDataset
+        Leaves out what does not apply: the grid for images, balancing and label smoothing for
+        multi-label data, balancing for a part that is balanced already.
+    **narrowed
+        By name of an entry, or of any option of the family or of `fit_and_report`: a list of values to
+        choose from, a pair (low, high) within a range, a `Choice` or `Range`, or one value to hold.
+
+    Raises
+    ------
+    TypeError
+        If a name is neither an entry nor an option.
+    ValueError
+        If a list is empty.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo()
+    >>> space = declare("cnn2d", train, filters=(8, 16), dropout=(0.1, 0.3), kernel_size=3)
+    >>> space.fixed, str(space.entries["dropout"])
+    ({'filters': (8, 16), 'kernel_size': 3}, '0.1 to 0.3 in steps of 0.05')
+    """
+    from ecg_keras.models import MODELS
+
+    check_option("model", model, MODELS)
+    defaults = {name: p.default for name, p in inspect.signature(MODELS[model]).parameters.items() if name != "like"}
+    entries = _family_entries(model, like, defaults) | _training_entries(like)
+    fixed = {}
+    options = set(defaults) | set(_fit_options())
+    for name, value in narrowed.items():
+        if name not in entries and name not in options:
+            known = ", ".join(sorted({*entries, *options}))
+            raise TypeError(f"{name!r} is not an option of {model} or of its training; known are: {known}.")
+        declared = entries.get(name)
+        for other in _replaced_by(name, entries):
+            del entries[other]
+        entry = _narrowed(name, declared, value)
+        if isinstance(entry, (Choice, Range)):
+            entries[name] = entry
+        else:
+            fixed[name] = value
+    if "n_blocks" in fixed:
+        entries = {name: entry for name, entry in entries.items() if _block(name) <= fixed["n_blocks"]}
+    if not entries:
+        raise ValueError("every option is fixed: nothing is left to search; leave at least one free.")
+    return Space(model, _parents_first(entries), fixed, like.fs)
+
+
+def _family_entries(model, like, defaults):
+    """The entries of a family with its own defaults; the grid only where signals become images inside."""
+    entries = {}
+    for name, entry in FAMILIES[model].items():
+        if name == "n_blocks":
+            filters = defaults["filters"]
+            most = entry[1]
+            entries[name] = Range(*entry, step=1, default=len(filters))
+            for i in range(most):
+                base = filters[min(i, len(filters) - 1)]
+                entries[f"filters_{i + 1}"] = Choice(tuple(int(base * width) for width in _WIDTHS), base)
+        elif name in _SPECTROGRAMS:
+            if like.grid is None:
+                default = inspect.signature(SpectrogramGrid).parameters[name].default
+                samples = {max(4, round(seconds * like.fs)) for seconds in entry.values} | {default}
+                entries[name] = Choice(tuple(sorted(n for n in samples if n <= like.n_samples)), default)
+        elif name == "dense":
+            units = (*defaults["dense_units"], 0)[0]
+            entries[name] = dataclasses.replace(entry, default=units)
+        else:
+            entries[name] = dataclasses.replace(entry, default=defaults[name])
+    return entries
+
+
+def _training_entries(like):
+    """The entries of the training that apply to `like`, with the defaults of `fit_and_report`."""
+    entries = {name: dataclasses.replace(entry, default=_fit_options()[name]) for name, entry in TRAINING.items()}
+    if like.multi_label:
+        del entries["label_smoothing"]
+    if like.multi_label or like.balance is not None:
+        del entries["balance"]
+    return entries
+
+
+def _fit_options():
+    """The options of `fit_and_report` that a search may set, with their defaults."""
+    from ecg_keras.training import fit_and_report
+
+    parameters = inspect.signature(fit_and_report).parameters.values()
+    outside = ("out_dir", "epochs", "monitor", "seed", "explain", "progress")
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in outside}
+
+
+def _replaced_by(name, entries):
+    """Entries that an option given by keyword stands for."""
+    groups = {
+        "filters": [other for other in entries if other == "n_blocks" or other.startswith("filters_")],
+        "dense_units": ["dense"],
+        "grid": ["frame_length", "hop_length"],
+    }
+    return [other for other in groups.get(name, [name]) if other in entries]
+
+
+def _narrowed(name, declared, value):
+    """The entry that a value given by keyword makes of the declared one, or the value itself where it is held."""
+    if isinstance(value, (Choice, Range)):
+        if value.default is None:
+            default = value.values[0] if isinstance(value, Choice) else value.low
+            return dataclasses.replace(value, default=default)
+        return value
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(declared, Range):
+        return declared.narrowed(*value)
+    if isinstance(value, list) or (isinstance(value, tuple) and declared is not None):
+        if not value:
+            raise ValueError(f"{name}=[] leaves nothing to choose from; give at least one value.")
+        return declared.narrowed(value) if isinstance(declared, Choice) else Choice(tuple(value), value[0])
+    return value
+
+
+def _block(name):
+    """3 for "filters_3", 0 for an entry that belongs to no block."""
+    return int(name.removeprefix("filters_")) if name.startswith("filters_") else 0
+
+
+def _parents_first(entries):
+    """Entries with n_blocks before the filters it decides on."""
+    return dict(sorted(entries.items(), key=lambda item: item[0] != "n_blocks"))
+
+
+def _coded(entry):
+    """Names for values that Keras Tuner cannot hold (None, tuples, mixed types); None where it can."""
+    if isinstance(entry, Range):
+        return None
+    plain = {type(value) for value in entry.values}
+    return None if plain in ({int}, {float}, {str}) else [repr(value) for value in entry.values]
+
+
+def _register(parameters, name, entry):
+    """Add one entry to Keras Tuner's."""
+    if isinstance(entry, Choice):
+        coded = _coded(entry)
+        values = coded or list(entry.values)
+        default = values[entry.values.index(entry.default)]
+        parameters.Choice(name, values, default=default)
+    elif all(isinstance(value, int) for value in (entry.low, entry.high, entry.step)):
+        parameters.Int(name, entry.low, entry.high, step=entry.step, default=int(entry.default))
+    else:
+        sampling = "log" if entry.log else "linear"
+        parameters.Float(
+            name, float(entry.low), float(entry.high), step=entry.step, sampling=sampling, default=float(entry.default)
+        )
+
+
+def _rounded(value):
+    """Floats to ten digits: steps of 0.05 add up to 0.15000000000000002."""
+    return float(f"{value:.10g}") if isinstance(value, float) else value
