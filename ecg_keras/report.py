@@ -138,7 +138,8 @@ def _data_pictures(train, val, test):
     caption = f"Rows of each class in the {part} part" + (", before and after balancing." if after else ".")
     pictures = {"class_distribution": (plots.png(plots.plot_class_distribution(before, after=after)), caption)}
     name, seen = ("val", val) if val is not None else ("test", test)  # never resampled
-    pictures["labelled"] = (plots.png(plot_labelled(seen)), f"Rows of {name} under their labels, each scaled by itself.")
+    first = "" if len(seen.leads) == 1 else f", lead {seen.leads[0]}"
+    pictures["labelled"] = (plots.png(plot_labelled(seen)), f"Rows of {name} under their labels{first}, each scaled by itself.")
     signals = typical(seen) if seen.grid is None else getattr(seen, "examples", None)
     images = typical(seen) if signals is None else represent(signals, seen.grid or _viewing_grid(seen))
     told = "what the model sees" if seen.grid is not None else "its spectrogram"
@@ -179,7 +180,7 @@ def _curve_pictures(history, numbers):
     for name, label in (("loss", "loss"), ("macro_f1", "macro-F1"), ("accuracy", "accuracy"), ("macro_auc", "macro-AUC")):
         if any(row.get(key) is not None for row in history for key in (name, f"val_{name}")):
             axes = plots.plot_history(history, (name, f"val_{name}"), label=label, best_epoch=best)
-            pictures[f"curve_{name}"] = (plots.png(axes), f"{label} of train and validation over the epochs.")
+            pictures[f"curve_{name}"] = (plots.png(axes), f"{label} over the epochs.")
     return pictures
 
 

@@ -97,6 +97,11 @@ def _notes(report, parts, inspection):
     notes = [note for part in parts.values() for note in part.notes]
     notes += list(report.get("notes") or [])
     notes += list(inspection["findings"])
+    test, (low, _) = report["test"], (report["test"].get("ci95") or {}).get("accuracy") or (1, 1)
+    if test["accuracy"] <= test["majority_accuracy"]:
+        notes.append("Test accuracy is not above that of always giving the most frequent answer.")
+    elif low <= test["majority_accuracy"]:
+        notes.append("The interval of test accuracy reaches down to that of always giving the most frequent answer.")
     notes += [f"Test: {note}" for note in report["test"].get("notes") or []]
     return list(dict.fromkeys(notes))
 

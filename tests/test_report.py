@@ -200,6 +200,13 @@ def test_balancing_is_shown_before_and_after(tmp_path):
     assert "SMOTE" in text and "before and after balancing" in text
 
 
+def test_a_model_no_better_than_the_largest_class_is_told_apart(tmp_path):
+    test = toy_dataset(n=60)
+    p = np.tile([0.4, 0.3, 0.3], (60, 1))
+    numbers = numbers_of(test, test, test, {"val": p, "test": p})
+    assert "not above that of always" in write_report(tmp_path, numbers, test=test, probabilities={"test": p}).page.read_text()
+
+
 def test_predictions_of_other_rows_are_refused(tmp_path):
     test = toy_dataset(n=60)
     with pytest.raises(ValueError, match=r"shape \(60, 3\).*got \(59, 3\)"):
