@@ -218,3 +218,17 @@ def load_served(path):
     if card is None:
         raise ValueError(f"{path}: carries no classes and sampling rate; give a model.keras written by fit_and_report.")
     return model, card
+
+
+def check_card(card, ds):
+    """Refuse a data set that is not what a saved model was trained on; says which field differs."""
+    have = {
+        "classes": list(ds.classes),
+        "fs": ds.fs,
+        "leads": list(ds.leads),
+        "n_samples": ds.n_samples,
+        "metadata_names": card["metadata_names"] and ds.metadata_names and list(ds.metadata_names),
+    }
+    for name, value in have.items():
+        if card[name] != value:
+            raise ValueError(f"the data set has {name} {value}, the model was trained with {card[name]}.")

@@ -24,7 +24,7 @@ from ecg_keras.dataset import check_parts
 from ecg_keras.epochs import MONITORS, Epochs, sign
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.report import write_report
-from ecg_keras.serving import check_fits, crop_length, load_served, predict, save_served
+from ecg_keras.serving import check_card, check_fits, crop_length, load_served, predict, save_served
 from ecg_keras.storage import fingerprint
 
 SCHEDULES = ("cosine", "plateau", "constant")
@@ -330,20 +330,6 @@ def evaluate_and_report(model_file, test, *, out_dir, explain=False):
     numbers["seconds"] = _seconds(test) | {"evaluate": time.perf_counter() - start}
     numbers["peak_rss_mb"] = peak_rss_mb()
     return write_report(out_dir, numbers, test=test, probabilities={"test": probabilities}, sections=sections)
-
-
-def check_card(card, ds):
-    """Refuse a data set that is not what a saved model was trained on; says which field differs."""
-    have = {
-        "classes": list(ds.classes),
-        "fs": ds.fs,
-        "leads": list(ds.leads),
-        "n_samples": ds.n_samples,
-        "metadata_names": card["metadata_names"] and ds.metadata_names and list(ds.metadata_names),
-    }
-    for name, value in have.items():
-        if card[name] != value:
-            raise ValueError(f"the data set has {name} {value}, the model was trained with {card[name]}.")
 
 
 def _default_power(train):
