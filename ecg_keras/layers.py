@@ -278,7 +278,7 @@ def _decibels(power, top_db):
     """Power to dB below each row's own peak, floored at -top_db and mapped to [0, 1]."""
     peak = ops.max(power, axis=tuple(range(1, len(power.shape))), keepdims=True)
     share = ops.maximum(power / ops.maximum(peak, _TINY), 10.0 ** (-top_db / 10))
-    return 1 + (10 / np.log(10) / top_db) * ops.log(share)
+    return ops.maximum(1 + (10 / np.log(10) / top_db) * ops.log(share), 0)
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
