@@ -15,9 +15,16 @@ from ecg_keras._checks import check_option
 from ecg_keras.blocks import classifier, metadata_input, pooled, signal_input, transformed
 from ecg_keras.grids import SpectrumGrid
 from ecg_keras.image_families import cnn2d, scalogram_cnn
-from ecg_keras.signal_families import encoded, fft_transformer, resnet1d
+from ecg_keras.layers import LateMean
+from ecg_keras.signal_families import encoded, fft_transformer, minirocket, resnet1d
 
-BRANCHES = {"time": resnet1d, "spectrum": fft_transformer, "spectrogram": cnn2d, "scalogram": scalogram_cnn}
+BRANCHES = {
+    "time": resnet1d,
+    "spectrum": fft_transformer,
+    "spectrogram": cnn2d,
+    "scalogram": scalogram_cnn,
+    "minirocket": minirocket,
+}
 
 
 def multimodal(
@@ -86,22 +93,23 @@ def hybrid(
     dense_units=(),
     dropout=0.3,
 ):
-    """Late fusion of any views of one ECG: time, spectrum, spectrogram, scalogram, metadata.
+    """Late fusion of any views of one ECG: time, spectrum, spectrogram, scalogram, fixed convolutions, metadata.
 
     Parameters
     ----------
     like : ECGDataset
         Signals; "metadata" is left out where it has none.
-    branches : sequence of {"time", "spectrum", "spectrogram", "scalogram", "metadata"}
-        Views to join; their networks are `resnet1d`, `fft_transformer`, `cnn2d` and `scalogram_cnn`.
+    branches : sequence of {"time", "spectrum", "spectrogram", "scalogram", "minirocket", "metadata"}
+        Views to join; their networks are `resnet1d`, `fft_transformer`, `cnn2d`, `scalogram_cnn` and `minirocket`.
     trained : dict of keras.Model or path, optional
         Branch name to a model trained alone on the same signals (or its model.keras), of any
         options or family: the branch becomes a copy of it, weights included, up to its layer ``embedding``.
     freeze : bool, default False
-        Keep trained branches as they are, and train only what joins them.
+        Keep trained branches as they are, and train only the rest. "minirocket" is always kept.
     fusion : {"concatenate", "mean"}
         Join the branches' vectors and classify them once; or let each branch classify and
-        average their logits, as an ensemble does. With "mean" a trained branch keeps its own classifier.
+        average their logits, as an ensemble does. With "mean" a trained branch keeps its own
+        classifier, and branches that are kept as they are join only outside training (`layers.LateMean`).
     metadata_units, dense_units : sequence of int
         Dense layers on metadata, and before the output ("concatenate" only).
     dropout : float, default 0.3
@@ -124,7 +132,11 @@ def hybrid(
             f"belong to one of them; got branches={branches}, trained for {tuple(trained)}."
         )
     signal = signal_input(like, "hybrid")
-    inputs, embeddings, logits = [signal], [], []
+    fixed = set(trained) if freeze else set()
+    if "minirocket" in branches:
+        trained.setdefault("minirocket", minirocket(like))
+        fixed.add("minirocket")
+    inputs, embeddings, logits, frozen = [signal], [], [], []
     for name in branches:
         if name == "metadata":
             if like.metadata is None:
@@ -134,13 +146,15 @@ def hybrid(
         else:
             whole = trained.get(name)
             branch = _branch(name, whole if whole is not None else BRANCHES[name](like), signal, copy=whole is not None)
-            branch.trainable = not (freeze and whole is not None)
+            branch.trainable = name not in fixed
             embedding = branch(signal)
+        if name in fixed:
+            frozen.append(len(embeddings))
         embeddings.append(embedding)
         if fusion == "mean":
-            logits.append(_logits(embedding, like, name, trained.get(name), dropout, freeze))
+            logits.append(_logits(embedding, like, name, trained.get(name), dropout, name in fixed))
     if fusion == "mean":
-        x = layers.Average(name="fused")(logits) if len(logits) > 1 else logits[0]
+        x = LateMean(frozen, name="fused", dtype="float32")(logits)
         activation = "sigmoid" if like.multi_label else "softmax"
         outputs = layers.Activation(activation, dtype="float32", name="probabilities")(x)
     else:
@@ -187,7 +201,7 @@ def _branch(name, model, signal, *, copy):
     return branch
 
 
-def _logits(embedding, like, name, whole, dropout, freeze):
+def _logits(embedding, like, name, whole, dropout, fixed):
     """What a branch alone says: its trained classifier, or a new one."""
     dense = layers.Dense(len(like.classes), dtype="float32", name=f"{name}_logits")
     if whole is None:
@@ -198,7 +212,7 @@ def _logits(embedding, like, name, whole, dropout, freeze):
             f"branch {name!r}: fusion='mean' needs a trained model whose classifier follows its embedding directly "
             f"and knows {len(like.classes)} classes; build it with dense_units=()."
         )
-    outputs = dense(layers.Dropout(dropout)(embedding) if dropout else embedding)
+    outputs = dense(layers.Dropout(dropout)(embedding) if dropout and not fixed else embedding)
     dense.set_weights(head.get_weights())
-    dense.trainable = not freeze
+    dense.trainable = not fixed
     return outputs

@@ -9,6 +9,7 @@ about 100 Hz.
 """
 
 import keras
+import numpy as np
 
 from ecg_keras.blocks import (
     classifier,
@@ -21,8 +22,11 @@ from ecg_keras.blocks import (
     tokens,
     transformer_block,
 )
+from ecg_keras.layers import MiniRocket
+from ecg_keras.spectrograms import compiled
 
 _RATE_HZ = 100.0  # what the blocks after the first convolution see, about
+_RIDGE_ROWS = 8192  # enough for a linear readout; keeps memory at 150 MB
 
 
 def cnn1d(like, *, filters=(32, 64, 128), kernel_size=7, block_dropout=0.1, dense_units=(64,), dropout=0.3):
@@ -149,6 +153,73 @@ def fft_transformer(
     x = encoded(x, filters=filters, kernel_size=kernel_size, width=width, depth=depth, heads=heads, dropout=block_dropout)
     outputs = classifier(pooled(x), like, dropout=dropout)
     return keras.Model(inputs, outputs, name="fft_transformer")
+
+
+def minirocket(like, *, dilations=None, n_biases=8, ridge=3e-4, sharpness=6.0, seed=0):
+    """Fixed random convolutions and a linear readout that is solved, not trained: MiniRocket with ridge regression.
+
+    Parameters
+    ----------
+    like : ECGDataset
+        Signals of a train part: thresholds and readout are fitted to its rows and labels (at most 8,192 of
+        them) while the model is built.
+    dilations : sequence of int, optional
+        Samples between the nine taps of a kernel; 10, 20, 40 ... 320 ms by default, as far as the signals reach.
+    n_biases : int, default 8
+        Thresholds per kernel and dilation.
+    ridge : float, default 3e-4
+        Penalty on the weights, per row and feature.
+    sharpness : float, default 6
+        Logits per unit of the regression, whose targets are 0 and 1.
+    seed : int, default 0
+        Draws the leads of each kernel, and the rows.
+
+    Notes
+    -----
+    A. Dempster, D. Schmidt and G. Webb, "MiniRocket", KDD 2021; see `layers.MiniRocket` for what differs.
+    `fit_and_report` may train the readout further; one epoch at a small learning rate leaves it as it is.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import load_demo
+    >>> train, val, test = load_demo(n_beats=400)
+    >>> minirocket(train, n_biases=2).output_shape
+    (None, 5)
+    """
+    inputs = signal_input(like, "minirocket")
+    if dilations is None:
+        steps = [_first_stride(like) * 2**i for i in range(6)]
+        dilations = [step for step in steps if 8 * step < like.x.shape[1]] or [1]
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(len(like))[:_RIDGE_ROWS])
+    layer = MiniRocket(dilations, n_biases=n_biases, seed=seed, name="embedding", dtype="float32")
+    embedding = layer(inputs)
+    layer.adapt(like.x[rng.choice(rows, min(len(rows), 128), replace=False)])
+    model = keras.Model(inputs, classifier(embedding, like), name="minirocket")
+    targets = like.y[rows] if like.multi_label else np.eye(len(like.classes))[like.y[rows]]
+    weights, intercept = _ridge(keras.Model(inputs, embedding), like.x[rows], targets, ridge)
+    middle = 0.5 if like.multi_label else 1 / len(like.classes)
+    model.get_layer("probabilities").set_weights([sharpness * weights, sharpness * (intercept - middle)])
+    return model
+
+
+def _ridge(model, x, targets, penalty):
+    """Weights (features, classes) and intercept of a ridge regression on what `model` makes of `x`, standardised."""
+    run, features = compiled(model), np.empty((len(x), model.output_shape[-1]), np.float32)
+    batch = max(1, int(16e6 // (4 * 84 * x.shape[1])))
+    for start in range(0, len(x), batch):
+        part = x[start : start + batch]
+        padded = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), np.float32)])  # one shape, one compilation
+        features[start : start + batch] = run(padded)[: len(part)]
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    features = (features - mean) / scale
+    wanted = targets - targets.mean(axis=0)
+    few = len(x) < features.shape[1]  # then the dual is the smaller system
+    gram = features @ features.T if few else features.T @ features
+    gram[np.diag_indices_from(gram)] += penalty * features.size
+    weights = features.T @ np.linalg.solve(gram, wanted) if few else np.linalg.solve(gram, features.T @ wanted)
+    weights = weights / scale[:, None]
+    return weights, targets.mean(axis=0) - mean @ weights
 
 
 def encoded(x, *, filters, kernel_size, width, depth, heads, dropout):

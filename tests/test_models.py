@@ -6,7 +6,7 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import ECGDataset
-from ecg_keras.layers import Positions
+from ecg_keras.layers import MiniRocket, Positions
 from ecg_keras.models import MODELS, build_model
 from ecg_keras.serving import check_fits, predict, save_served
 from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms
@@ -16,6 +16,7 @@ SMALL = {
     "cnn1d": {"filters": (8, 8)},
     "resnet1d": {"filters": (8, 8), "stem_filters": 8},
     "fft_transformer": {"filters": (8,), "width": 16, "depth": 1},
+    "minirocket": {"n_biases": 1},
     "cnn2d": {"filters": (8, 8)},
     "vgg2d": {"filters": (8, 8), "dense_units": (8,)},
     "resnet2d": {"filters": (8, 8), "blocks": 1},
@@ -157,7 +158,7 @@ def test_a_data_set_without_metadata_leaves_that_branch_out(name, beats):
 
 
 def test_the_last_feature_map_of_a_family_is_named(beats):
-    for name in MODELS:
+    for name in set(MODELS) - {"minirocket"}:  # which has no map that one could look at
         model = build_model(name, like=beats, **SMALL[name])
         models = [model] + [layer for layer in model.layers if isinstance(layer, keras.Model) and layer.name != "metadata_branch"]
         assert any("features" in [layer.name for layer in part.layers] for part in models), name
@@ -228,3 +229,37 @@ def test_hybrid_takes_a_saved_model(records, tmp_path):
     options = {"branches": ("time",), "trained": {"time": str(tmp_path / "model.keras")}, "fusion": "mean", "dropout": 0.0}
     model = build_model("hybrid", like=records, crop_s=2.5, **options)
     np.testing.assert_allclose(predict(model, records), predict(alone, records), atol=1e-5)
+
+
+def test_minirocket_counts_positive_values_of_its_kernels():
+    x = np.random.default_rng(0).normal(size=(4, 100, 3)).astype(np.float32)
+    layer = MiniRocket([1, 4], n_biases=2, seed=3)
+    layer.adapt(x)
+    shares = keras.ops.convert_to_numpy(layer(x)).reshape(4, 2, 2, 84)
+    for i, dilation in enumerate(layer.dilations):
+        kernel = keras.ops.convert_to_numpy(layer.kernels)[i, :, :, 40]  # (9, leads)
+        assert sorted(set(kernel[:, kernel.any(axis=0)].ravel())) == [-1, 2]
+        padded = np.pad(x, ((0, 0), (4 * dilation, 4 * dilation), (0, 0)))
+        values = sum(padded[:, tap * dilation : tap * dilation + 100] @ kernel[tap] for tap in range(9))
+        for j in range(2):
+            bias = float(keras.ops.convert_to_numpy(layer.biases)[i, j, 40])
+            np.testing.assert_allclose(shares[:, i, j, 40], (values > bias).mean(axis=1), atol=0.011)  # one sample
+
+
+def test_minirocket_tells_sines_apart_without_training():
+    train, test = toy_dataset(120, seed=1), toy_dataset(60, seed=2)
+    assert (_call(build_model("minirocket", like=train), test).argmax(axis=1) == test.y).mean() > 0.9
+
+
+def test_branches_that_are_kept_join_only_outside_training(beats):
+    model = build_model("hybrid", like=beats, branches=("time", "minirocket"), fusion="mean", dropout=0.0)
+    alone = keras.Model(model.input, model.get_layer("time_logits").output)
+    kept = keras.Model(model.input, model.get_layer("minirocket_logits").output)
+    assert not model.get_layer("minirocket").trainable_weights and not model.get_layer("minirocket_logits").trainable_weights
+    soft = keras.ops.softmax
+    expected = soft((alone(beats.x, training=False) + kept(beats.x, training=False)) / 2)
+    np.testing.assert_allclose(_call(model, beats), keras.ops.convert_to_numpy(expected), atol=1e-5)
+    before = model.get_layer("time").get_weights()
+    inside = keras.ops.convert_to_numpy(model(beats.x, training=True))
+    model.get_layer("time").set_weights(before)
+    np.testing.assert_allclose(inside, keras.ops.convert_to_numpy(soft(alone(beats.x, training=True))), atol=1e-5)
