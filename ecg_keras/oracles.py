@@ -10,7 +10,6 @@ Sources: Keras Tuner 1.4.8; Hyperband: L. Li et al., JMLR 18, 2018.
 """
 
 import copy
-import json
 import pathlib
 import shutil
 import threading
@@ -24,7 +23,7 @@ from keras_tuner.src.distribute.oracle_chief import OracleServicer
 from keras_tuner.src.engine.trial import Trial
 from keras_tuner.src.protos import get_service_grpc
 
-from ecg_keras.storage import write_json
+from ecg_keras.storage import read_json, write_json
 from ecg_keras.trials import encoded
 
 _MANY = 10**9
@@ -66,7 +65,7 @@ class Kept:
     def _take_up(self):
         """Read the newest whole state, and end the trials whose results came after it."""
         for name in ("oracle.json", "oracle.previous.json"):
-            state = _read(self.folder / name)
+            state = read_json(self.folder / name)
             if state is not None:
                 break
         else:
@@ -239,7 +238,7 @@ class Kept:
 
     def result_of(self, trial_id):
         """The content of a trial's result.json, None where there is none."""
-        return _read(self.folder / "trials" / trial_id / "result.json")
+        return read_json(self.folder / "trials" / trial_id / "result.json")
 
     def give_up(self, tuner_id):
         """Take the running trial from a worker that is gone, for another to go on with; returns its id."""
@@ -342,7 +341,7 @@ def serve(oracle, address):
 
 def _epochs_done(folder, start):
     """Epochs of a trial that need not be trained again."""
-    state = _read(folder / "checkpoint" / "state.json")
+    state = read_json(folder / "checkpoint" / "state.json")
     return max(start, len(state["rows"]) if state else 0)
 
 
@@ -352,11 +351,3 @@ def _free(folder):
     while (free := folder.with_name(f"{folder.name}.lost{number}")).exists():
         number += 1
     return free
-
-
-def _read(path):
-    """A JSON file's content; None where it is missing or damaged."""
-    try:
-        return json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError):
-        return None

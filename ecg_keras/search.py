@@ -9,81 +9,20 @@ figure, larger is better.
 """
 
 import contextlib
-import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
-import re
 import shutil
-import sys
 import time
-
-import numpy as np
 
 from ecg_keras._checks import check_option, check_positive, require
 from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.spaces import declare
-from ecg_keras.storage import atomic_path, cache_folder, fingerprint, write_json, write_text
-from ecg_keras.trials import encoded, decoded, read_parts, resident_mb, write_parts
-from ecg_keras.workers import Workers, visible_gpus
+from ecg_keras.storage import cache_folder, fingerprint, read_json, write_json
+from ecg_keras.trials import decoded, encoded, read_parts, write_parts
+from ecg_keras.workers import Workers, worker_count
 
 STRATEGIES = ("hyperband", "bayesian", "random")
-_MARGIN_S = 300  # everything is on disk this long before the hours are over
-_DEATHS = 5  # of workers in one trial without a finished epoch between
-
-
-@dataclasses.dataclass
-class Search:
-    """What a search found.
-
-    Attributes
-    ----------
-    model : str
-        The family.
-    model_options, fit_options : dict
-        Of the winner, for `build_model` and `fit_and_report`.
-    leaderboard : pandas.DataFrame
-        One row per trial, best first.
-    value : float or None
-        The winner's validation figure; None where no trial ended and the options are the defaults.
-    out_dir : pathlib.Path
-        The folder.
-    ended : str
-        Why the search ended: "max_trials", "time" or "exhausted".
-    report : Report or None
-        Of the winner, where `test` was given.
-    """
-
-    model: str
-    model_options: dict
-    fit_options: dict
-    leaderboard: object
-    value: float | None
-    out_dir: pathlib.Path
-    ended: str
-    report: object = None
-
-    def code(self):
-        """The winner's settings as Python to paste."""
-        return code(self.model, self.model_options, self.fit_options)
-
-
-def code(model, model_options, fit_options):
-    """Options as two calls to paste.
-
-    Examples
-    --------
-    >>> print(code("cnn1d", {"filters": (8, 16)}, {"epochs": 3}))
-    model = build_model("cnn1d", like=train, filters=(8, 16))
-    report = fit_and_report(model, train, val, test, out_dir="outputs/best", epochs=3)
-    """
-    first = "".join(f", {name}={value!r}" for name, value in model_options.items())
-    second = "".join(f", {name}={value!r}" for name, value in fit_options.items())
-    return (
-        f'model = build_model("{model}", like=train{first})\n'
-        f'report = fit_and_report(model, train, val, test, out_dir="outputs/best"{second})'
-    )
 
 
 def search(
@@ -171,7 +110,13 @@ def search(
     -----
     Several machines that share `out_dir` search together by Keras Tuner's distributed mode: run the same
     program everywhere with KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT set to an address of the first, and
-    KERASTUNER_TUNER_ID to ``chief`` there and to another name on each of the others. ``chief`` trains too.
+    KERASTUNER_TUNER_ID to ``chief`` there and to another name on each of the others::
+
+        KERASTUNER_ORACLE_IP=10.0.0.1 KERASTUNER_ORACLE_PORT=8000 KERASTUNER_TUNER_ID=chief python tune.py
+        KERASTUNER_ORACLE_IP=10.0.0.1 KERASTUNER_ORACLE_PORT=8000 KERASTUNER_TUNER_ID=second python tune.py
+
+    The chief trains too. A machine that falls silent loses its trial to another after `lease_s`; one that
+    joins later is welcome. What to vary is what the chief says.
 
     Examples
     --------
@@ -190,35 +135,49 @@ def search(
     for name, part in (("train", train), ("val", val)):
         if not isinstance(part, ECGDataset):
             raise TypeError(f"{name} must be an ECGDataset, got {type(part).__name__}.")
-    check_parts(train, val, val[:0] if test is None else test) if test is not None else _check_pair(train, val)
+    if test is None:
+        check_parts(train, val, val.replace(patients=None))
+    else:
+        check_parts(train, val, test)
+    settings = {"model": model, "strategy": strategy, "epochs": int(epochs), "seed": int(seed)}
+    identity = {"data": _data_identity(train, val), "settings": settings}
+    folder = pathlib.Path(out_dir).resolve()
+    data_file = _data_file(identity["data"], train, val)
+    role = os.environ.get("KERASTUNER_TUNER_ID") if "KERASTUNER_ORACLE_IP" in os.environ else None
+    if role is not None and "chief" not in role:
+        return _work_for_chief(folder, identity, data_file, role, workers)
     require("keras_tuner", "tune")
     import keras
 
+    from ecg_keras.supervisor import Supervisor
+
     space = declare(model, train, **narrowed)
+    backend = keras.backend.backend()
+    identity |= {"space": space.describe(), "versions": _versions(backend)}
     job = {
         "model": model,
         "epochs": int(epochs),
         "seed": int(seed),
         "renew_after": int(renew_after),
         "lease_s": float(lease_s),
-        "backend": keras.backend.backend(),
+        "backend": backend,
     }
-    identity = {
-        "data": _data_identity(train, val),
-        "space": space.describe(),
-        "settings": {"model": model, "strategy": strategy, "epochs": int(epochs), "seed": int(seed)},
-        "versions": _versions(job["backend"]),
-    }
-    folder = pathlib.Path(out_dir).resolve()
-    data_file = _data_file(identity["data"], train, val)
-    role = os.environ.get("KERASTUNER_TUNER_ID") if "KERASTUNER_ORACLE_IP" in os.environ else None
-    if role is not None and "chief" not in role:
-        return _work_for_chief(folder, identity, job, data_file, role, workers)
     with _locked(folder):
         _prepare(folder, identity, job, fresh, previous)
         rows = len(train if full_train is None else full_train) / len(train)
         objective = "val_macro_auc" if train.multi_label else "val_macro_f1"
-        run = _Run(folder, space, job, strategy, objective, hours, max_trials, start, rows, progress)
+        run = Supervisor(
+            folder,
+            space,
+            job,
+            strategy=strategy,
+            objective=objective,
+            hours=hours,
+            max_trials=max_trials,
+            start=start,
+            rows=rows,
+            progress=progress,
+        )
         if not (test is not None and run.winner_is_pending()):
             run.go(data_file, workers, role)
         found = run.result()
@@ -226,11 +185,6 @@ def search(
             found.report = _report_winner(found, train if full_train is None else full_train, val, test, job["seed"], progress)
             run.page(found)
     return found
-
-
-def _check_pair(train, val):
-    """The checks of `check_parts` where there is no test part."""
-    check_parts(train, val, val.replace(patients=None))
 
 
 def _data_identity(train, val):
@@ -297,7 +251,7 @@ def _prepare(folder, identity, job, fresh, previous):
     if previous is not None and not (folder / "search.json").exists():
         _copy_previous(pathlib.Path(previous), folder, identity)
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    there = _read(folder / "search.json")
+    there = read_json(folder / "search.json")
     if there is None and any((folder / "trials").iterdir()):
         raise ValueError(f"{folder} holds trials, but its search.json cannot be read; give fresh=True or another out_dir.")
     if there is not None:
@@ -328,7 +282,7 @@ def _copy_previous(inputs, folder, identity):
     """Copy the newest search with the same identity under `inputs` to `folder`."""
     found = sorted(inputs.rglob("search.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in found:
-        there = _read(file)
+        there = read_json(file)
         if not isinstance(there, dict) or "identity" not in there:
             continue
         changed = _differences(there["identity"], identity)
@@ -343,319 +297,6 @@ def _copy_previous(inputs, folder, identity):
         part.rename(folder)
         print(f"going on with the search in {file.parent}")
         return
-
-
-class _Run:
-    """One call's searching: the oracle, the workers, the clock and what is printed."""
-
-    def __init__(self, folder, space, job, strategy, objective, hours, max_trials, start, rows, progress):
-        from ecg_keras.oracles import make_oracle
-
-        self.folder, self.space, self.job, self.strategy = folder, space, job, strategy
-        self.start, self.rows, self.progress = start, rows, progress
-        self.budget_s = None if hours is None else 3600 * hours
-        self.objective = objective
-        self.oracle = make_oracle(
-            strategy, space, self.objective, epochs=job["epochs"], seed=job["seed"], endless=hours is not None
-        ).attach(
-            space, folder, epochs=job["epochs"], max_trials=max_trials, lease_s=job["lease_s"], fits=self._fits
-        )
-        self.oracle.news.clear()
-        if strategy == "hyperband" and hours is not None:
-            self.oracle.hyperband_iterations = 10**9
-        self.deaths, self.told, self.bars = {}, set(), {}
-        self.page_s = self.paged = self.drawn = 0.0
-
-    # Time
-
-    def elapsed_s(self):
-        return time.monotonic() - self.start
-
-    def stop_at_s(self):
-        """Seconds from the start at which no trial may run any more; None without a budget."""
-        if self.budget_s is None:
-            return None
-        best = self.best()
-        if best is None:
-            training = 0.25 * self.budget_s
-        else:
-            training = 1.25 * best["epoch_seconds"] * self.job["epochs"] * self.rows + min(30, 0.05 * self.budget_s)
-        return self.budget_s - min(_MARGIN_S, 0.1 * self.budget_s) - training
-
-    def _fits(self, values, start, until):
-        """Whether a trial of these epochs would end in time, by what earlier ones took."""
-        if self.budget_s is None:
-            return True
-        done = [result for result in self.oracle.results.values() if result and result["status"] == "completed"]
-        expected = 0.0
-        if done:
-            past = self.oracle.results.get(values.get("tuner/trial_id"))
-            rates = [past["epoch_seconds"]] if past else [result["epoch_seconds"] for result in done]
-            besides = [result["seconds"] - min(result["fit_seconds"], result["seconds"]) for result in done]
-            expected = (until - start) * np.quantile(rates, 0.9) + np.quantile(besides, 0.9)
-        return self.elapsed_s() + expected <= self.stop_at_s()
-
-    # The loop
-
-    def go(self, data_file, workers, role):
-        """Search until the oracle has no more trials or the time is over."""
-        from ecg_keras.oracles import serve
-
-        if role is None:
-            host, port = "127.0.0.1", 0
-        else:
-            host, port = os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
-        server, port = serve(self.oracle, f"{host}:{port}")
-        names = [f"own-{i}" for i in range(_worker_count(workers))]
-        pool = Workers(self.folder, data_file, names, (host, port), self.job["backend"], self._on_death)
-        if self.oracle.results:
-            self._say(f"going on after {len(self.oracle.results)} finished trials in {self.folder}")
-        began, before = time.monotonic(), self._training_s()
-        try:
-            pool.start()
-            while pool.tend() or self.oracle.ongoing_trials or self.oracle.closed is None:
-                self._tell_news(pool)
-                for name in self.oracle.silent():
-                    trial = self.oracle.give_up(name)
-                    self._say(f"worker {name} was not heard of for {self.job['lease_s']:g} s; another goes on with trial {trial}")
-                if self.oracle.error is not None:
-                    raise self.oracle.error
-                self._check_failures()
-                if self.budget_s is not None and self.elapsed_s() > self.stop_at_s():
-                    self.oracle.closed = self.oracle.closed or "time"
-                    break
-                if self.oracle.closed and not self.oracle.ongoing_trials:
-                    break
-                self._draw(pool)
-                time.sleep(0.2)
-            self._tell_news(pool)
-            self._check_failures()
-            until = time.monotonic() + 5  # others ask once more, and hear that this was all
-            while any(not name.startswith("own-") for name in self.oracle.tuner_ids) and time.monotonic() < until:
-                time.sleep(0.2)
-        finally:
-            pool.stop()
-            server.stop(0)
-            for bar in self.bars.values():
-                bar.close()
-            self.bars = {}
-            self.worker_seconds = (time.monotonic() - began) * max(len(names), 1)
-            self.training_seconds = self._training_s() - before
-        for name in list(self.oracle.ongoing_trials):
-            if name.startswith("own-"):
-                self.oracle.give_up(name)
-        self._write(final=True)
-
-    def _training_s(self):
-        return sum(result["fit_seconds"] for result in self.oracle.results.values() if result and "fit_seconds" in result)
-
-    def _on_death(self, name, code):
-        """Take the trial of a worker that ended; a trial in which workers keep dying has failed. True if it had one."""
-        running = self.oracle.ongoing_trials.get(name)
-        if running is None:
-            return code == 0
-        trial_id = running.trial_id
-        folder = self.folder / "trials" / trial_id
-        epoch = len((_read(folder / "checkpoint" / "state.json") or {}).get("rows", []))
-        same = [other for other in self.deaths.get(trial_id, []) if other == epoch] + [epoch]
-        self.deaths[trial_id] = same
-        if len(same) >= _DEATHS and not (folder / "result.json").exists():
-            reason = f"WorkerDied: the process ended with code {code} {_DEATHS} times (out of host memory?)"
-            write_json(
-                folder / "result.json",
-                {
-                    "trial": trial_id,
-                    "values": running.hyperparameters.values,
-                    "status": "failed",
-                    "value": None,
-                    "reason": reason,
-                    "ended": time.time(),
-                },
-            )
-        self.oracle.give_up(name)
-        return True
-
-    def _check_failures(self):
-        """Raise what the first three trials, and all since, failed for."""
-        ended = [self.oracle.results[trial_id] for trial_id in self.oracle.end_order]
-        if len(ended) < 3 or any(result["status"] == "completed" for result in ended):
-            return
-        reasons = {re.sub(r"\d+", "#", result["reason"])[:120] for result in ended}
-        if len(reasons) == 1:
-            raise RuntimeError(
-                f"the first {len(ended)} trials failed for the same reason: {ended[0]['reason']}\n{ended[0].get('traceback', '')}"
-            )
-
-    # What is said and written
-
-    def best(self):
-        """The best result so far, None before the first."""
-        done = [result for result in self.oracle.results.values() if result and result["value"] is not None]
-        return max(done, key=lambda result: (result["value"], result["epochs_run"]), default=None)
-
-    def _say(self, text):
-        if self.progress:
-            from tqdm.auto import tqdm
-
-            tqdm.write(text)
-
-    def _tell_news(self, pool):
-        """A line for each trial that ended, and the files."""
-        if not self.oracle.news:
-            return
-        while self.oracle.news:
-            result = self.oracle.news.pop(0)
-            trial = result["trial"]
-            if result["status"] == "failed":
-                known = result["reason"] in self.told
-                self.told.add(result["reason"])
-                self._say(f"trial {trial}  failed: {'as before' if known else result['reason']}")
-            else:
-                best = self.best()
-                notes = "".join(f"  {note}" for note in result["notes"])
-                self._say(
-                    f"trial {trial}  {result['value']:.4f}  best {best['value']:.4f} ({best['trial']})  "
-                    f"{result['epochs_run']} epochs  {result['seconds']:.0f} s  {self._left()}  {result['rss_mb'] or 0:.0f} MB{notes}"
-                )
-            self._note_memory(result, pool)
-        self._write()
-
-    def _note_memory(self, result, pool):
-        """A line of memory.csv: trials finished, memory of this process and of the worker after its trial."""
-        file = self.folder / "memory.csv"
-        line = f"{len(self.oracle.end_order)},{result['trial']},{resident_mb() or 0:.1f},{result.get('rss_mb') or 0:.1f}\n"
-        new = not file.exists()
-        with file.open("a") as out:
-            out.write(("finished,trial,search_mb,worker_mb\n" if new else "") + line)
-
-    def _left(self):
-        """Time left for trials, or trials left."""
-        if self.budget_s is not None:
-            return f"{_clock(max(0, self.stop_at_s() - self.elapsed_s()))} left"
-        if self.oracle.most:
-            return f"{max(0, self.oracle.most - len(self.oracle.end_order))} trials left"
-        return ""
-
-    def _draw(self, pool):
-        """One live line per running trial."""
-        if not self.progress:
-            return
-        now = time.monotonic()
-        if now - self.drawn < (1 if sys.stderr.isatty() else 60):
-            return
-        self.drawn = now
-        from tqdm.auto import tqdm
-
-        best, memory = self.best(), pool.memory_mb()
-        running = {trial.trial_id: name for name, trial in list(self.oracle.ongoing_trials.items())}
-        for trial_id in [trial_id for trial_id in self.bars if trial_id not in running]:
-            self.bars.pop(trial_id).close()
-        for trial_id, name in running.items():
-            trial = self.oracle.trials[trial_id]
-            until = self.oracle.stage(trial.hyperparameters.values)[1]
-            if trial_id not in self.bars:
-                self.bars[trial_id] = tqdm(total=until, unit="epoch", leave=False, dynamic_ncols=True, mininterval=0)
-            bar, told = self.bars[trial_id], self.oracle.progress.get(trial_id, {})
-            bar.n = int(told.get("epoch", 0))
-            value = f"{told['value']:.4f}" if "value" in told else "-"
-            so_far = f"{best['value']:.4f}" if best else "-"
-            used = memory.get(name) or told.get("rss_mb") or 0
-            bar.set_description_str(f"trial {trial_id}", refresh=False)
-            bar.set_postfix_str(f"{value}, best {so_far}, {self._left()}, {used:.0f} MB", refresh=True)
-
-    def _write(self, final=False):
-        """leaderboard.csv after every trial; search.html too, as long as it takes little of the time."""
-        board = self.leaderboard()
-        with atomic_path(self.folder / "leaderboard.csv") as part:
-            board.to_csv(part, index=False)
-        if final or time.monotonic() - self.paged > 50 * self.page_s:
-            began = time.monotonic()
-            self.page(self.result())
-            self.paged = time.monotonic()
-            self.page_s = self.paged - began
-        if final:
-            found = self.result()
-            write_json(
-                self.folder / "ended.json",
-                {
-                    "ended": found.ended,
-                    "at": time.time(),
-                    "winner": (self.best() or {}).get("trial"),
-                    "value": found.value,
-                    "model": found.model,
-                    "model_options": encoded(found.model_options),
-                    "fit_options": found.fit_options,
-                    "trials": len(self.oracle.end_order),
-                    "failed": sum(result["status"] == "failed" for result in self.oracle.results.values()),
-                    "seconds": self.elapsed_s(),
-                    "training_share": self.training_seconds / max(self.worker_seconds, 1e-9),
-                },
-            )
-
-    def leaderboard(self):
-        """A DataFrame with a row per finished trial, best first."""
-        import pandas as pd
-
-        rows = []
-        for trial_id in self.oracle.end_order:
-            result = self.oracle.results[trial_id]
-            row = {name: result.get(name) for name in _COLUMNS}
-            values = self.space.decoded(result["values"])
-            row |= {
-                name: value if isinstance(value, (int, float, str)) else repr(value) for name, value in values.items()
-            }
-            row |= {"batch_size": result.get("batch_size", row.get("batch_size")), "notes": "; ".join(result.get("notes", []))}
-            row["reason"] = result.get("reason")
-            rows.append(row)
-        names = [*_COLUMNS, *(name for name in self.space.entries if name not in _COLUMNS), "batch_size", "notes", "reason"]
-        board = pd.DataFrame(rows, columns=list(dict.fromkeys(names)))
-        return board.sort_values(["value", "epochs_run"], ascending=False, na_position="last", kind="stable", ignore_index=True)
-
-    def result(self):
-        """What is known now, as a `Search`."""
-        best = self.best()
-        if best is None:
-            values = self.space.defaults()
-            model_options, fit_options = self.space.options(values)
-        else:
-            model_options, fit_options = self.space.options(self.space.decoded(best["values"]))
-            fit_options["batch_size"] = best["batch_size"]
-        fit_options = {"epochs": self.job["epochs"], **fit_options}
-        value = None if best is None else best["value"]
-        ended = self.oracle.closed or "running"
-        return Search(self.job["model"], model_options, fit_options, self.leaderboard(), value, self.folder, ended)
-
-    def page(self, found):
-        """search.html."""
-        from ecg_keras.search_page import search_page
-
-        results = [self.oracle.results[trial_id] for trial_id in self.oracle.end_order]
-        text = search_page(
-            found, [(result, self.space.decoded(result["values"])) for result in results], self.objective, self.space, self.job
-        )
-        write_text(self.folder / "search.html", text)
-
-    def winner_is_pending(self):
-        """True where an earlier call ended its search and was killed before it had reported the winner."""
-        pending = _read(self.folder / "winner.json")
-        if pending is None or (self.best() or {}).get("trial") != pending["trial"]:
-            return False
-        self.oracle.closed = pending["ended"]
-        return True
-
-
-_COLUMNS = (
-    "trial",
-    "status",
-    "value",
-    "epochs_run",
-    "best_epoch",
-    "seconds",
-    "fit_seconds",
-    "rss_mb",
-    "n_parameters",
-    "past",
-)
 
 
 def _report_winner(found, train, val, test, seed, progress):
@@ -678,61 +319,39 @@ def _report_winner(found, train, val, test, seed, progress):
     return report
 
 
-def _worker_count(workers):
-    """Processes to start: as many as asked, or one per GPU, at least one."""
-    return int(workers) or max(1, len(visible_gpus()))
-
-
-def _work_for_chief(folder, identity, job, data_file, role, workers):
+def _work_for_chief(folder, identity, data_file, role, workers):
     """Run workers for a search that another machine leads; returns what it found."""
     began, waited = time.time(), time.monotonic()
-    while (there := _read(folder / "search.json")) is None:
+    while (there := read_json(folder / "search.json")) is None:
         if time.monotonic() - waited > 600:
             raise ValueError(f"no search in {folder} after 10 minutes; start the chief, and share out_dir between the machines.")
         time.sleep(0.5)
+    identity |= {"space": there["identity"]["space"], "versions": _versions(there["job"]["backend"])}
     changed = _differences(there["identity"], identity)
     if changed:
         raise ValueError(f"the chief searches something else in {folder}: {'; '.join(changed)}.")
-    names = [f"{role}-{i}" for i in range(_worker_count(workers))]
+    names = [f"{role}-{i}" for i in range(worker_count(workers))]
     address = os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
-    pool = Workers(folder, data_file, names, address, job["backend"], lambda name, code: code <= 0)
+    pool = Workers(folder, data_file, names, address, there["job"]["backend"], lambda name, code: code <= 0)
     ended = None
     try:
         pool.start()
         while pool.tend() and ended is None:
-            ended = _read(folder / "ended.json")
+            ended = read_json(folder / "ended.json")
             ended = ended if ended and ended["at"] > began else None
             time.sleep(0.5)
     finally:
         pool.stop()
     while ended is None or ended["at"] < began:
-        ended = _read(folder / "ended.json")
+        ended = read_json(folder / "ended.json")
         if time.monotonic() - waited > 600 and ended is None:
             break
         time.sleep(0.5)
     import pandas as pd
 
+    from ecg_keras.supervisor import Search
+
     board = pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str})
     return Search(
         ended["model"], decoded(ended["model_options"]), ended["fit_options"], board, ended["value"], folder, ended["ended"]
     )
-
-
-def _clock(seconds):
-    """Seconds as 1h05 or 4m30.
-
-    Examples
-    --------
-    >>> _clock(3900), _clock(270)
-    ('1h05', '4m30')
-    """
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}h{minutes % 60:02d}" if minutes >= 60 else f"{minutes}m{rest:02d}"
-
-
-def _read(path):
-    """A JSON file's content; None where it is missing or damaged."""
-    try:
-        return json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError):
-        return None

@@ -156,9 +156,7 @@ class Space:
         for name, entry in self.entries.items():
             block = _block(name)
             if block and "n_blocks" in self.entries:
-                blocks = self.entries["n_blocks"]
-                counts = blocks.values if isinstance(blocks, Choice) else range(int(blocks.low), int(blocks.high) + 1)
-                with parameters.conditional_scope("n_blocks", [n for n in counts if n >= block]):
+                with parameters.conditional_scope("n_blocks", [n for n in _counts(self.entries["n_blocks"]) if n >= block]):
                     _register(parameters, name, entry)
             else:
                 _register(parameters, name, entry)
@@ -222,8 +220,9 @@ def declare(model, like, **narrowed):
             entries[name] = entry
         else:
             fixed[name] = value
-    if "n_blocks" in fixed:
-        entries = {name: entry for name, entry in entries.items() if _block(name) <= fixed["n_blocks"]}
+    if "n_blocks" in fixed or "n_blocks" in entries:
+        most = max(_counts(entries["n_blocks"])) if "n_blocks" in entries else fixed["n_blocks"]
+        entries = {name: entry for name, entry in entries.items() if _block(name) <= most}
     if not entries:
         raise ValueError("every option is fixed: nothing is left to search; leave at least one free.")
     return Space(model, _parents_first(entries), fixed, like.fs)
@@ -301,6 +300,11 @@ def _narrowed(name, declared, value):
 def _block(name):
     """3 for "filters_3", 0 for an entry that belongs to no block."""
     return int(name.removeprefix("filters_")) if name.startswith("filters_") else 0
+
+
+def _counts(entry):
+    """Whole numbers that an entry may take."""
+    return entry.values if isinstance(entry, Choice) else range(int(entry.low), int(entry.high) + 1)
 
 
 def _parents_first(entries):

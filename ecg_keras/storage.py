@@ -66,6 +66,14 @@ def write_json(path, value):
     write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path):
+    """The content of a JSON file; None where it is missing or damaged."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def _plain(value):
     """NumPy values to JSON's own types, NaN and infinity to None."""
     if isinstance(value, dict):

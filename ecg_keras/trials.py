@@ -23,7 +23,7 @@ import traceback
 
 import numpy as np
 
-from ecg_keras.storage import read_cache, write_cache, write_json
+from ecg_keras.storage import read_cache, read_json, write_cache, write_json
 
 RENEW, STOPPED = 0, 10  # exit codes: start another, or no more trials
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "OUT OF MEMORY", "OOM WHEN ALLOCATING")
@@ -54,11 +54,11 @@ def run_trial(folder, job, train, val, *, alive=None):
     options = dict(trial["fit_options"])
     past = folder.parent / trial["past"] if trial["past"] else None
     if past is not None:  # a promoted trial goes on with its own batch size
-        options["batch_size"] = _read(past / "result.json").get("batch_size", options.get("batch_size"))
+        options["batch_size"] = (read_json(past / "result.json") or {}).get("batch_size", options.get("batch_size"))
         if not (folder / "checkpoint").exists() and (past / "checkpoint").is_dir():
             shutil.copytree(past / "checkpoint", folder / "part", dirs_exist_ok=True)
             (folder / "part").rename(folder / "checkpoint")
-    options["batch_size"] = _read(folder / "smaller.json").get("batch_size", options.get("batch_size") or 128)
+    options["batch_size"] = (read_json(folder / "smaller.json") or {}).get("batch_size", options.get("batch_size") or 128)
     result = {"trial": folder.name, "values": trial["values"], "past": trial["past"], "epochs": trial["until"]}
     while True:
         try:
@@ -92,7 +92,7 @@ def _trained(folder, job, trial, train, val, alive):
     train = balance_train(train, options.pop("balance", None), seed=job["seed"])
     keras.utils.set_random_seed(job["seed"])
     model = build_model(job["model"], like=train, **decoded(trial["model_options"]))
-    before = _read(folder / "checkpoint" / "state.json").get("rows", [])
+    before = (read_json(folder / "checkpoint" / "state.json") or {}).get("rows", [])
     history = fit(
         model,
         train,
@@ -129,8 +129,8 @@ def _progress(folder, alive):
     def told(epoch, logs):
         if not np.isfinite(logs["loss"]):
             raise ValueError("the loss is not finite: the training diverged")
-        if alive is not None:
-            state = _read(folder / "checkpoint" / "state.json")
+        state = read_json(folder / "checkpoint" / "state.json")
+        if alive is not None and state is not None:
             row = state["rows"][state["best"]]
             value = next(row[key] for key in ("val_macro_f1", "val_macro_auc") if key in row)
             alive({"epoch": epoch + 1, "value": value, "rss_mb": resident_mb()})
@@ -225,14 +225,6 @@ def read_parts(path):
         fields["balance"] = Balance(**fields["balance"]) if fields["balance"] else None
         parts.append(ECGDataset(**fields, **mine))
     return parts
-
-
-def _read(path):
-    """A JSON file's content; an empty dict where it is missing or damaged."""
-    try:
-        return json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError):
-        return {}
 
 
 def main(out_dir, data_file):

@@ -121,3 +121,8 @@ class Workers:
         for process in self.running.values():
             process.wait()
         self.running = {}
+
+
+def worker_count(workers):
+    """Processes to start: as many as asked, or one per GPU, at least one."""
+    return int(workers) or max(1, len(visible_gpus()))

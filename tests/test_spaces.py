@@ -1,0 +1,88 @@
+"""Tests of the declared spaces: they hold the defaults, can be narrowed, and become options."""
+
+import inspect
+
+import pytest
+from conftest import toy_dataset
+
+from ecg_keras.grids import SpectrogramGrid
+from ecg_keras.models import MODELS, build_model
+from ecg_keras.spaces import FAMILIES, Choice, Range, declare
+from ecg_keras.spectrograms import to_spectrograms
+from ecg_keras.training import fit_and_report
+
+
+def test_every_family_has_a_space():
+    assert set(FAMILIES) == set(MODELS)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_the_first_trial_is_the_default_model(toy, model):
+    space = declare(model, toy)
+    model_options, fit_options = space.options(space.decoded(space.hyperparameters().values))
+    family, fitting = inspect.signature(MODELS[model]).parameters, inspect.signature(fit_and_report).parameters
+    grid = model_options.pop("grid", SpectrogramGrid(toy.fs))
+    assert grid == SpectrogramGrid(toy.fs)
+    assert model_options == {name: family[name].default for name in model_options}
+    assert fit_options == {name: fitting[name].default for name in fit_options}
+    assert {"learning_rate", "weight_decay", "schedule", "label_smoothing", "batch_size", "balance"} <= set(fit_options)
+
+
+def test_values_of_keras_tuner_build_a_model(toy):
+    space = declare("cnn2d", toy, filters_1=[4], filters_2=[4, 8], n_blocks=(1, 2), dense=[0, 3])
+    parameters = space.hyperparameters()
+    values = {p.name: p.random_sample(7) for p in parameters.space} | {"n_blocks": 1, "dense": 3, "frame_length": 48}
+    model_options, _ = space.options(space.decoded(values))
+    assert model_options["filters"] == (4,) and model_options["dense_units"] == (3,)
+    assert model_options["grid"].frame_length == 48
+    assert build_model("cnn2d", like=toy, **model_options).output_shape == (None, 3)
+
+
+def test_filters_of_a_block_that_is_not_built_are_inactive(toy):
+    space = declare("cnn1d", toy, n_blocks=[2, 3])
+    parameters = space.hyperparameters()
+    parameters.values = {"n_blocks": 2}
+    active = {p.name for p in parameters.space if parameters.is_active(p)}
+    assert {"filters_1", "filters_2"} <= active and "filters_3" not in active
+
+
+def test_narrowing():
+    toy = toy_dataset()
+    space = declare(
+        "cnn2d", toy, filters=(8, 16), kernel_size=[5, 7], dropout=(0.4, 0.5), schedule=("cosine", "constant"), ema=0.99,
+        learning_rate=Range(1e-4, 1e-3, log=True), residual=[True, False], balance="sampler",
+    )  # fmt: skip
+    assert space.fixed == {"filters": (8, 16), "ema": 0.99, "balance": "sampler"}
+    assert space.entries["kernel_size"] == Choice((5, 7), 5)
+    assert space.entries["dropout"] == Range(0.4, 0.5, step=0.05, default=0.4)
+    assert space.entries["schedule"] == Choice(("cosine", "constant"), "cosine")
+    assert space.entries["learning_rate"].default == 1e-4
+    assert not [name for name in space.entries if "filters" in name or name in ("n_blocks", "balance")]
+    model_options, fit_options = space.options(space.decoded(space.hyperparameters().values))
+    assert model_options["residual"] is True and model_options["filters"] == (8, 16)
+    assert fit_options["ema"] == 0.99 and fit_options["balance"] == "sampler"
+
+
+def test_fixing_the_grid_or_the_number_of_blocks_removes_what_they_stand_for(toy):
+    grid = SpectrogramGrid(125.0, frame_length=32)
+    space = declare("cnn2d", toy, grid=grid, n_blocks=3)
+    assert "hop_length" not in space.entries and "filters_4" not in space.entries
+    model_options, _ = space.options(space.defaults())
+    assert model_options["grid"] is grid and model_options["filters"] == (32, 64, 96)
+
+
+def test_what_does_not_apply_is_left_out():
+    toy = toy_dataset()
+    assert "frame_length" not in declare("cnn2d", to_spectrograms(toy)).entries
+    many = declare("cnn1d", toy_dataset(multi_label=True)).entries
+    assert "label_smoothing" not in many and "balance" not in many
+    assert max(declare("cnn2d", toy_dataset(samples=70)).entries["frame_length"].values) <= 70
+
+
+def test_refusals(toy):
+    with pytest.raises(TypeError, match="'droput' is not an option of cnn1d"):
+        declare("cnn1d", toy, droput=0.5)
+    with pytest.raises(ValueError, match="name|model='cnn3d'"):
+        declare("cnn3d", toy)
+    with pytest.raises(ValueError, match="leaves nothing to choose"):
+        declare("cnn1d", toy, kernel_size=[])
