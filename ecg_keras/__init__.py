@@ -8,22 +8,30 @@ Nothing heavy is imported until a function needs it.
 """
 
 import importlib
+import sys
+import types
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ECGDataset": "dataset",
-    "ScalogramGrid": "grids",
-    "SpectrogramGrid": "grids",
-    "SpectrumGrid": "grids",
     "build_model": "models",
+    "compare": "compare",
+    "ECGDataset": "dataset",
+    "explain": "explain",
     "fit_and_report": "training",
+    "inspect": "inspection",
+    "load_beats": "mitdb",
     "load_mitbih_csv": "mitbih",
+    "load_mitbih_records": "mitdb",
     "load_ptbxl": "ptbxl",
     "load_ptbxl_part": "ptbxl",
+    "model_card": "layers",
+    "ScalogramGrid": "grids",
+    "search": "search",
+    "SpectrogramGrid": "grids",
+    "SpectrumGrid": "grids",
     "to_scalograms": "spectrograms",
     "to_spectra": "spectrograms",
-    "search": "search",
     "to_spectrograms": "spectrograms",
 }
 
@@ -38,3 +46,14 @@ def __getattr__(name):
 
 def __dir__():
     return sorted([*globals(), *_HOMES])
+
+
+class _Package(types.ModuleType):
+    """Gives `explain`, `search` and `compare` as functions, also after the modules of those names were imported."""
+
+    def __setattr__(self, name, value):
+        if not (name in _HOMES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -79,6 +79,8 @@ class ECGDataset:
         How this train part is balanced; None for parts to validate and test on.
     n_samples : int, optional
         Samples of the signal each row was made from; filled in for signals, needed for images.
+    examples : ECGDataset, optional
+        A few rows of the raw signals that images were made of, to show beside them.
     preparation : dict, optional
         Keywords by which the loader prepares more rows the same way; a saved model carries them.
     notes : sequence of str, optional
@@ -115,6 +117,7 @@ class ECGDataset:
     scaler: Scaler | None = None
     balance: Balance | None = None
     n_samples: int | None = None
+    examples: "ECGDataset | None" = None
     preparation: dict | None = None
     notes: tuple = ()
     seconds: dict | None = None

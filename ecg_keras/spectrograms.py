@@ -15,6 +15,7 @@ import numpy as np
 
 from ecg_keras._checks import check_signals
 from ecg_keras.dataset import ECGDataset
+from ecg_keras.examples import typical
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
 _BATCH_BYTES = 32e6  # intermediate values of one batch; larger ones leave the caches and are slower
@@ -114,7 +115,7 @@ def represent(signals, grid):
         start = time.perf_counter()
         x = _in_batches(signals.x, grid)
         seconds = {**(signals.seconds or {}), "transform": time.perf_counter() - start}
-        return signals.replace(x=x, grid=grid, seconds=seconds)
+        return signals.replace(x=x, grid=grid, seconds=seconds, examples=typical(signals))
     return _in_batches(check_signals("signals", signals), grid)
 
 
