@@ -86,6 +86,7 @@ def hybrid(
     like,
     *,
     branches=("time", "spectrum", "spectrogram", "scalogram", "metadata"),
+    options=None,
     trained=None,
     freeze=False,
     fusion="concatenate",
@@ -101,6 +102,8 @@ def hybrid(
         Signals; "metadata" is left out where it has none.
     branches : sequence of {"time", "spectrum", "spectrogram", "scalogram", "minirocket", "metadata"}
         Views to join; their networks are `resnet1d`, `fft_transformer`, `cnn2d`, `scalogram_cnn` and `minirocket`.
+    options : dict of dict, optional
+        Branch name to the keywords of its family.
     trained : dict of keras.Model or path, optional
         Branch name to a model trained alone on the same signals (or its model.keras), of any
         options or family: the branch becomes a copy of it, weights included, up to its layer ``embedding``.
@@ -124,7 +127,8 @@ def hybrid(
     """
     check_option("fusion", fusion, ("concatenate", "mean"))
     branches, trained = tuple(branches), {name: _network(model) for name, model in (trained or {}).items()}
-    for name in (*branches, *trained):
+    options = dict(options or {})
+    for name in (*branches, *trained, *options):
         check_option("branch", name, (*BRANCHES, "metadata"))
     if not set(branches) & set(BRANCHES) or len(set(branches)) != len(branches) or set(trained) - set(branches):
         raise ValueError(
@@ -134,7 +138,7 @@ def hybrid(
     signal = signal_input(like, "hybrid")
     fixed = set(trained) if freeze else set()
     if "minirocket" in branches:
-        trained.setdefault("minirocket", minirocket(like))
+        trained.setdefault("minirocket", minirocket(like, **options.get("minirocket", {})))
         fixed.add("minirocket")
     inputs, embeddings, logits, frozen = [signal], [], [], []
     for name in branches:
@@ -145,7 +149,8 @@ def hybrid(
             inputs.append(metadata)
         else:
             whole = trained.get(name)
-            branch = _branch(name, whole if whole is not None else BRANCHES[name](like), signal, copy=whole is not None)
+            model = whole if whole is not None else BRANCHES[name](like, **options.get(name, {}))
+            branch = _branch(name, model, signal, copy=whole is not None)
             branch.trainable = name not in fixed
             embedding = branch(signal)
         if name in fixed:

@@ -427,3 +427,48 @@ def _as_int16(path, microvolts):
     if not np.isfinite(microvolts).all() or np.abs(microvolts).max() > 32767:
         raise ValueError(f"{path}: has samples that are missing or beyond 32.767 mV.")
     return np.rint(microvolts).astype(np.int16)
+
+
+# Settings that `ecg-keras train --preset NAME` uses: keywords of build_model and of fit_and_report.
+_CROP_S = 2.5  # all branches of a hybrid look at the same stretch
+_FIT = {
+    "epochs": 20,
+    "batch_size": 64,
+    "learning_rate": 3e-3,
+    "weight_decay": 0.02,
+    "warmup_epochs": 2,
+    "mixup": 0.3,
+    "augment": ("lead_dropout",),
+}
+_RESNET1D = {"stem_strides": 2, "filters": (32, 64, 128, 256), "dropout": 0.5}
+PRESETS = {
+    "ptbxl-best": {
+        "model": {
+            "name": "hybrid",
+            "crop_s": _CROP_S,
+            "branches": ("time", "minirocket"),
+            "fusion": "mean",
+            "options": {"time": _RESNET1D},
+            "dropout": 0.5,
+        },
+        "fit": {**_FIT, "epochs": 40},
+    },
+    "ptbxl-cnn1d": {"model": {"name": "cnn1d", "crop_s": _CROP_S}, "fit": _FIT},
+    "ptbxl-resnet1d": {"model": {"name": "resnet1d", "crop_s": _CROP_S, **_RESNET1D}, "fit": {**_FIT, "epochs": 40}},
+    "ptbxl-fft_transformer": {"model": {"name": "fft_transformer", "crop_s": _CROP_S}, "fit": {**_FIT, "learning_rate": 1e-3}},
+    "ptbxl-minirocket": {"model": {"name": "minirocket", "crop_s": _CROP_S}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
+    "ptbxl-cnn2d": {"model": {"name": "cnn2d", "crop_s": _CROP_S, "dropout": 0.5}, "fit": _FIT},
+    "ptbxl-vgg2d": {"model": {"name": "vgg2d", "crop_s": _CROP_S}, "fit": {**_FIT, "epochs": 12}},
+    "ptbxl-resnet2d": {"model": {"name": "resnet2d", "crop_s": _CROP_S, "dropout": 0.5}, "fit": {**_FIT, "epochs": 12}},
+    "ptbxl-scalogram_cnn": {"model": {"name": "scalogram_cnn", "crop_s": _CROP_S, "dropout": 0.5}, "fit": _FIT},
+    "ptbxl-multimodal": {"model": {"name": "multimodal", "crop_s": _CROP_S}, "fit": {**_FIT, "learning_rate": 1e-3}},
+    "ptbxl-hybrid": {
+        "model": {
+            "name": "hybrid",
+            "crop_s": _CROP_S,
+            "branches": ("time", "spectrum", "spectrogram", "scalogram", "minirocket", "metadata"),
+            "fusion": "mean",
+        },
+        "fit": {**_FIT, "epochs": 2, "learning_rate": 2e-4},
+    },
+}
