@@ -1,0 +1,446 @@
+"""Say which parts of a row decided: Grad-CAM, SHAP, LIME, and the share of each branch.
+
+Conventions
+-----------
+Every method takes a `Probe` and one class per row, and returns an `Attribution`:
+what each sample (n, samples, leads) adds to that class's log-odds, in nats for
+SHAP and LIME; for image models also each pixel (n, freqs, frames). Grad-CAM is
+not signed and scaled to sum 1 per row. Sums over an image, over its samples and
+over the parts a method worked with are the same number.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ecg_keras._checks import check_option, require
+from ecg_keras.probe import feature_maps
+
+_STEP_S = 0.08  # positions of a feature map farther apart than a QRS is wide cannot show one
+_PARTS_SHAP = 48  # stretches of time SHAP divides a row into; of an image, patches: about five times as many
+_PARTS_LIME = 24
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What one method says of each row."""
+
+    method: str
+    view: np.ndarray  # (n, ...) on what the network sees, summed over an image's channels
+    signal: np.ndarray | None  # (n, samples, leads); None where the view has no time
+    quality: dict = field(default_factory=dict)  # figures of the method itself: additivity, fit, resolution
+
+    @property
+    def image(self):
+        """(n, freqs, frames) for image models, else None."""
+        return self.view if self.view.ndim == 3 and self.quality.get("view") == "image" else None
+
+
+def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
+    """Grad-CAM of each row for a class.
+
+    Parameters
+    ----------
+    probe : Probe
+        Network and rows.
+    targets : int, shape (n,)
+        Class of each row.
+    layer : {"fine", "last"}, default "fine"
+        "last" reads the last feature map of each branch, as the paper does. Where that has positions more than 80 ms
+        apart, "fine" goes back to the deepest one that does not (of images: to every second column).
+    weights : {"elementwise", "mean"}, default "elementwise"
+        "mean" averages the gradient over the map (Selvaraju et al., ICCV 2017, equations 1 and 2).
+        "elementwise" leaves it where it is (HiResCAM, Draelos and Carin, arXiv:2011.08891, 2020); the
+        two are equal where a network ends in global average pooling and one dense layer.
+
+    Returns
+    -------
+    Attribution
+        Several branches are added, each by its share of the score's linear part. All leads get the same.
+
+    Raises
+    ------
+    ValueError
+        If the network has no convolution.
+
+    Notes
+    -----
+    Departing from the paper, the score is the class's log-odds against the others, not its logit.
+    """
+    check_option("layer", layer, ("fine", "last"))
+    check_option("weights", weights, ("elementwise", "mean"))
+    n_seen = probe.length or probe.n_samples  # samples behind what the network takes
+    duration_s = n_seen / probe.fs
+    maps = feature_maps(probe.network, probe.grid, step_s=_STEP_S if layer == "fine" else None, duration_s=duration_s)
+    if not maps:
+        raise ValueError(
+            f"Grad-CAM needs a convolution, the model {probe.name!r} has none; use methods=('shap', 'lime') instead."
+        )
+    targets = np.asarray(targets)
+    n, n_samples = len(probe), probe.n_samples
+    view = np.zeros((n, *probe.x.shape[1:-1]))
+    signal = np.zeros((n, n_samples))
+    for start in [0] if probe.length is None else probe.starts:
+        x = probe.x if probe.length is None else probe.x[:, start : start + probe.length]
+        pieces = probe.maps_and_gradients([m.layer for m in maps], x, probe.metadata, targets)
+        for rows, values, gradients in pieces:
+            for m, a, g in zip(maps, values, gradients):
+                axes = tuple(range(1, a.ndim - 1))
+                g = g.mean(axis=axes, keepdims=True) if weights == "mean" else g
+                cam = np.maximum((a.astype(np.float64) * g).sum(axis=-1), 0)  # (rows, positions) or (rows, freqs, frames)
+                if m.kind == "frequency":
+                    if probe.is_spectra:
+                        view[rows] += _stretched(cam, view.shape[1:])
+                    continue
+                if m.kind == "image":
+                    shape = view.shape[1:] if probe.is_images else m.grid.image_shape(n_seen, len(probe.leads))[:2]
+                    cam = _stretched(cam, shape)
+                    view[rows] += cam if probe.is_images else 0
+                    over_time = _to_samples(cam, m.grid.times_s(n_seen), probe.fs, n_seen)
+                else:
+                    over_time = _stretched(cam, (n_seen,))
+                signal[rows, start : start + over_time.shape[1]] += over_time
+    finest = max((m.layer.output.shape[-2] for m in maps if m.kind != "frequency"), default=None)
+    quality = {
+        "layers": [f"{m.branch}/{m.layer.name}".lstrip("/") for m in maps],
+        "step_ms": None if finest is None else 1000 * duration_s / finest,
+        "weights": weights,
+        "empty": int(((signal if not probe.is_spectra else view).reshape(n, -1).sum(axis=1) == 0).sum()),
+    }
+    has_time = any(m.kind != "frequency" for m in maps)
+    if probe.grid is None:
+        view = signal
+    return _attribution("gradcam", probe, _unit(view), _unit(signal) if has_time else None, quality)
+
+
+def shap(probe, targets, *, background=None, max_evals=500, seed=0):
+    """SHAP values of each row's parts for a class, by the partition explainer of the package `shap`.
+
+    Parts are stretches of time of each lead, patches of an image, bands of a spectrum; a tree that halves them along
+    their axes says which are grouped (Owen values; Lundberg and Lee, NeurIPS 2017). A part is taken out by
+    putting that of a background row in its place, and the score averaged over the background.
+
+    Parameters
+    ----------
+    probe : Probe
+        Network and rows.
+    targets : int, shape (n,)
+        Class of each row.
+    background : float, shape (m, ...), optional
+        Rows of the view; by default eight of the probe's own, of each class as many.
+    max_evals : int, default 500
+        Coalitions per row; what is not resolved by then is shared evenly within its group.
+    seed : int, default 0
+        Seed of the draw of the background.
+
+    Returns
+    -------
+    Attribution
+        ``quality["additivity"]``: per row, how far the values' sum is from the difference they explain,
+        as a share of it, where the difference is computed anew.
+
+    Raises
+    ------
+    ImportError
+        If shap is not installed.
+    """
+    package = require("shap", "explain")
+    targets = np.asarray(targets)
+    background = probe.x[balanced_rows(probe.y, 8, seed=seed)] if background is None else np.asarray(background, np.float32)
+    cells = Cells(probe, _PARTS_SHAP)
+    current = {}
+
+    def masked(mask, x):
+        """The row with the parts outside the mask replaced, once for each background row."""
+        return (np.where(cells.where(mask), x, background),)
+
+    def score(rows):
+        metadata = None if probe.metadata is None else np.repeat(current["metadata"], len(rows), axis=0)
+        return probe.log_odds(rows, metadata)[:, current["target"]]
+
+    explainer = package.PartitionExplainer(score, _Masker(masked, cells, len(background)))
+    values, gaps = np.zeros((len(probe), cells.n)), []
+    for i in range(len(probe)):
+        current = {"target": targets[i], "metadata": None if probe.metadata is None else probe.metadata[i : i + 1]}
+        found = explainer(probe.x[i : i + 1], max_evals=max_evals, batch_size=64, silent=True)
+        values[i] = np.reshape(found.values[0], -1)
+        base, own = score(background).mean(), score(probe.x[i : i + 1])[0]
+        gaps.append(abs(values[i].sum() - (own - base)) / max(abs(own - base), 1e-6))
+    quality = {"additivity": np.array(gaps), "parts": cells.n, "background": len(background), "cells": values}
+    return _from_cells("shap", probe, cells, values, quality)
+
+
+class _Masker:
+    """What `shap.PartitionExplainer` asks of a masker: how many parts, their tree, and a row with some of them."""
+
+    def __init__(self, masked, cells, n_background):
+        self._masked, self._n, self._background = masked, cells.n, n_background
+        self.clustering = cells.tree()
+
+    def shape(self, x):
+        """Background rows and parts."""
+        return self._background, self._n
+
+    def mask_shapes(self, x):
+        """Shape of a row's mask."""
+        return [(self._n,)]
+
+    def __call__(self, mask, x):
+        return self._masked(mask, x)
+
+
+def lime(probe, targets, *, background=None, n_draws=None, seed=0):
+    """LIME: a ridge regression of the score on which parts of the row are there (Ribeiro et al., KDD 2016).
+
+    Each draw keeps every part with probability 1/2, puts the background's mean in place of the others, and weighs
+    ``exp(-d**2 / 0.25**2)`` with d the cosine distance of the kept parts to all, as the authors' package does for images.
+
+    Parameters
+    ----------
+    probe : Probe
+        Network and rows.
+    targets : int, shape (n,)
+        Class of each row.
+    background : float, shape (m, ...), optional
+        Rows of the view whose mean replaces a part; by default up to 200 of the probe's own, of each
+        class as many.
+    n_draws : int, optional
+        Draws per row; 500, or ten per part if that is more (at most 2,000), by default.
+    seed : int, default 0
+        Seed of the draws.
+
+    Returns
+    -------
+    Attribution
+        ``quality["r2"]``: per row, the weighted share of the score's variance that the regression explains.
+    """
+    from sklearn.linear_model import Ridge
+
+    targets, rng = np.asarray(targets), np.random.default_rng(seed)
+    fill = replacement(probe, seed=seed) if background is None else np.mean(background, axis=0)
+    cells = Cells(probe, _PARTS_LIME)
+    n_draws = n_draws or int(np.clip(10 * cells.n, 500, 2000))
+    values, fits = np.zeros((len(probe), cells.n)), []
+    for i in range(len(probe)):
+        masks = rng.random((n_draws, cells.n)) < 0.5
+        masks[0] = True
+        rows = np.where(cells.where(masks), probe.x[i], fill)
+        metadata = None if probe.metadata is None else np.repeat(probe.metadata[i : i + 1], n_draws, axis=0)
+        scores = probe.log_odds(rows.astype(np.float32), metadata)[:, targets[i]]
+        distance = 1 - np.sqrt(masks.mean(axis=1))  # cosine distance of 0/1 rows to all ones
+        weights = np.exp(-((distance / 0.25) ** 2))
+        model = Ridge(alpha=1.0).fit(masks, scores, sample_weight=weights)
+        values[i] = model.coef_
+        fits.append(model.score(masks, scores, sample_weight=weights))
+    quality = {"r2": np.array(fits), "parts": cells.n, "draws": n_draws, "cells": values}
+    return _from_cells("lime", probe, cells, values, quality)
+
+
+def branch_shares(probe, targets, *, background=None, seed=0):
+    """Share of each branch of a fused network in each row's score: exact Shapley values over branches.
+
+    A branch is taken out by giving it the vector it has for a background row, and the score averaged over 16 of them.
+
+    Parameters
+    ----------
+    probe : Probe
+        Network with a layer named ``fused``, and rows.
+    targets : int, shape (n,)
+        Class of each row.
+    background : Probe, optional
+        Rows to take the vectors from; by default 16 of the probe's own, of each class as many.
+
+    Returns
+    -------
+    values : dict of str to float64 (n,), or None
+        Nats each branch adds; they sum to the difference of the score to its mean over the background.
+        None for a network of one branch.
+    """
+    import keras
+
+    try:
+        fused = probe.network.get_layer("fused")
+    except ValueError:
+        return None
+    tensors = fused.input if isinstance(fused.input, (list, tuple)) else [fused.input]
+    if len(tensors) < 2 or probe.length is not None:
+        return None
+    names = [tensor._keras_history.operation.name.removesuffix("_logits").removesuffix("_branch") for tensor in tensors]
+    vectors = keras.Model(probe.network.inputs, list(tensors))
+    other = probe[balanced_rows(probe.y, 16, seed=seed)] if background is None else background
+    own, base = (
+        [keras.ops.convert_to_numpy(v) for v in vectors.predict_on_batch(p.feed(p.x, p.metadata))] for p in (probe, other)
+    )
+    head = probe.headed(list(tensors), probe.network.outputs[0])
+    targets, n, m = np.asarray(targets), len(probe), len(other)
+    worth = {}
+    for kept in itertools.product((False, True), repeat=len(names)):
+        feeds = [np.repeat(a, m, axis=0) if k else np.tile(b, (n, 1)) for k, a, b in zip(kept, own, base)]
+        scores = head(feeds)[np.arange(n * m), np.repeat(targets, m)]
+        worth[kept] = scores.reshape(n, m).mean(axis=1)
+    return dict(zip(names, _shapley(worth, len(names))))
+
+
+def _shapley(worth, n):
+    """Value of each player of a game given as coalition (tuple of bool) to worth."""
+    from math import factorial
+
+    values = []
+    for i in range(n):
+        total = 0
+        for kept in worth:
+            if not kept[i]:
+                size = sum(kept)
+                share = factorial(size) * factorial(n - size - 1) / factorial(n)
+                total = total + share * (worth[kept[:i] + (True,) + kept[i + 1 :]] - worth[kept])
+        values.append(total)
+    return values
+
+
+class Cells:
+    """A row of the view divided into parts: stretches of time of each lead, patches of an image, bands of a spectrum.
+
+    Parameters
+    ----------
+    probe : Probe
+        Says the shape.
+    parts : int
+        Stretches of time of one lead; patches of an image are about as many as fit its axes.
+    leads : bool, default True
+        Divide signals by lead too.
+    """
+
+    def __init__(self, probe, parts, *, leads=True):
+        shape = probe.x.shape[1:]
+        if probe.is_images:  # patches, at least 2 pixels high and 1 wide; channels together
+            high = min(max(shape[0] // 2, 1), max(4, parts // 4))
+            wide = min(shape[1], parts)
+            edges = [np.arange(shape[0]) * high // shape[0], np.arange(shape[1]) * wide // shape[1]]
+        elif probe.is_spectra or not leads:
+            edges = [np.arange(shape[0]) * min(parts, shape[0]) // shape[0]]
+        else:
+            count = min(parts, shape[0])
+            if shape[1] > 2:  # many leads: fewer, longer stretches
+                count = max(12, min(count, 480 // shape[1]))
+            edges = [np.arange(shape[0]) * count // shape[0], np.arange(shape[1])]
+        self.counts = tuple(int(e[-1]) + 1 for e in edges)
+        self.n = int(np.prod(self.counts))
+        grid = np.arange(self.n).reshape(self.counts)
+        ids = grid[np.ix_(*edges)]
+        self._ids = ids if ids.ndim == len(shape) else ids[..., None]  # broadcasts against a row
+        self._shape = shape
+        self._sizes = np.bincount(ids.ravel(), minlength=self.n)
+
+    def where(self, mask):
+        """Masks (n,) or (m, n) of parts as masks of rows, (..., 1) on axes that are not divided."""
+        return np.asarray(mask, bool)[..., self._ids]
+
+    def spread(self, values):
+        """Values of parts (m, n) over their samples or pixels, evenly: (m, ...) without undivided axes."""
+        return (values / self._sizes)[:, self._ids.reshape(self._ids.shape[: len(self.counts)])]
+
+    def gather(self, view):
+        """Attribution of rows (m, ...) summed over each part: (m, n)."""
+        ids = self._ids.reshape(self._ids.shape[: len(self.counts)])
+        view = view if view.ndim == ids.ndim + 1 else view.sum(axis=-1)
+        flat = view.reshape(len(view), -1)
+        return np.stack([np.bincount(ids.ravel(), weights=row, minlength=self.n) for row in flat])
+
+    def tree(self):
+        """A linkage matrix (n - 1, 4), as SciPy's, that halves the parts along their longest axis again and again."""
+        merges = []
+
+        def halved(box):
+            sizes = [stop - start for start, stop in box]
+            if max(sizes) == 1:
+                return int(np.ravel_multi_index([start for start, _ in box], self.counts)), 1
+            axis = int(np.argmax(sizes))
+            start, stop = box[axis]
+            middle = (start + stop) // 2
+            (a, n_a), (b, n_b) = (
+                halved(box[:axis] + (half,) + box[axis + 1 :]) for half in ((start, middle), (middle, stop))
+            )
+            merges.append((a, b, n_a + n_b, n_a + n_b))
+            return self.n + len(merges) - 1, n_a + n_b
+
+        halved(tuple((0, count) for count in self.counts))
+        return np.array(merges, float).reshape(-1, 4)
+
+
+def balanced_rows(y, most, *, seed=0):
+    """Row numbers of at most `most` rows, drawn from the classes in turn; y is (n,) or multi-hot (n, classes).
+
+    Examples
+    --------
+    >>> sorted(balanced_rows(np.array([0, 0, 0, 0, 1]), 2))[1]
+    4
+    """
+    rng = np.random.default_rng(seed)
+    y = y.argmax(axis=1) if y.ndim == 2 else y
+    rows = [rng.permutation(np.flatnonzero(y == kind)) for kind in np.unique(y)]
+    drawn = [int(row) for turn in itertools.zip_longest(*rows) for row in turn if row is not None]
+    return drawn[:most]
+
+
+def replacement(probe, *, seed=0):
+    """What stands in the place of a part taken out: the mean of up to 200 rows, of each class as many."""
+    return probe.x[balanced_rows(probe.y, 200, seed=seed)].mean(axis=0)
+
+
+def _from_cells(method, probe, cells, values, quality):
+    """Values of parts (n, parts) as an attribution."""
+    view = cells.spread(values)
+    if probe.is_images:
+        signal = _to_samples(view, probe.times_s, probe.fs, probe.n_samples)
+    elif probe.is_spectra:
+        signal = None
+    else:
+        signal = view if view.ndim == 3 else np.repeat(view[:, :, None], len(probe.leads), axis=2) / len(probe.leads)
+        view = signal
+    return _attribution(method, probe, view, signal, quality)
+
+
+def _attribution(method, probe, view, signal, quality):
+    """An `Attribution` with the leads' axis, what is common to all leads divided by their number."""
+    n_leads = len(probe.leads)
+    if signal is not None and signal.ndim == 2:
+        signal = np.repeat(signal[:, :, None], n_leads, axis=2) / n_leads
+    if probe.grid is None:
+        view = signal
+    kind = "image" if probe.is_images else "spectrum" if probe.is_spectra else "signal"
+    return Attribution(method, view.astype(np.float32), None if signal is None else signal.astype(np.float32), {**quality, "view": kind})
+
+
+def _unit(values):
+    """Rows (n, ...) scaled to sum 1; rows of zeros stay."""
+    total = values.sum(axis=tuple(range(1, values.ndim)), keepdims=True)
+    return values / np.where(total > 0, total, 1)
+
+
+def _stretched(values, shape):
+    """Maps (n, ...) interpolated linearly to `shape` on half-pixel centres; each row's sum stays."""
+    total = values.sum(axis=tuple(range(1, values.ndim)))
+    for axis, size in enumerate(shape, start=1):
+        n = values.shape[axis]
+        at = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
+        low = np.minimum(at.astype(int), max(n - 2, 0))
+        part = (at - low).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+        values = np.take(values, low, axis) * (1 - part) + np.take(values, np.minimum(low + 1, n - 1), axis) * part
+    new = values.sum(axis=tuple(range(1, values.ndim)))
+    scale = np.divide(total, new, out=np.zeros_like(total), where=new != 0)
+    return values * scale.reshape([-1] + [1] * (values.ndim - 1))
+
+
+def _to_samples(image, times_s, fs, n_samples):
+    """Images (n, freqs, frames) summed over frequency and shared out to samples (n, samples); sums stay.
+
+    Each frame's value goes to the samples near it by linear interpolation, so a signed map keeps its sums too.
+    """
+    frames = image.sum(axis=1)
+    at = np.arange(n_samples) / fs
+    share = np.stack([np.interp(at, times_s, unit) for unit in np.eye(len(times_s))])  # (frames, samples)
+    return frames @ (share / np.maximum(share.sum(axis=1, keepdims=True), 1e-12))
+
+
+METHODS = {"gradcam": gradcam, "shap": shap, "lime": lime}

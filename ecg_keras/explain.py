@@ -1,0 +1,616 @@
+"""Explain what a trained model decided by, draw it on the ECG, and check it.
+
+Conventions
+-----------
+An explanation belongs to a row and a class. Attributions are aligned with the signal
+(n, samples, leads) and, for image models, with the image (n, freqs, frames); see
+`attribution.py` for their units, `faithfulness.py` for the checks. A page says
+of every method which checks it passes and which it fails.
+"""
+
+import functools
+import pathlib
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ecg_keras import faithfulness, overlays, pages
+from ecg_keras._checks import check_option, check_signals
+from ecg_keras.attribution import METHODS, balanced_rows, branch_shares, replacement
+from ecg_keras.dataset import ECGDataset
+from ecg_keras.plots import png
+from ecg_keras.probe import Probe
+from ecg_keras.serving import predict
+from ecg_keras.storage import atomic_path, write_json, write_text
+
+QRS_S = (-0.08, 0.12)  # around R: a wide QRS fits
+_PER_CLASS = 200  # rows Grad-CAM averages over
+_OTHER_WEIGHTS_ROWS = 10
+_MOST_CLASSES = 8  # classes that default rows are taken from: the largest
+_LIMITS = {"additivity": 0.02, "other_weights": 0.5, "planted": 0.8}
+
+
+@dataclass
+class Explanations:
+    """What `explain` found.
+
+    Attributes
+    ----------
+    rows : int, shape (n,)
+        Row numbers in the data set.
+    roles : list of str
+        Why each was chosen.
+    targets : int, shape (n,)
+        Class explained.
+    probabilities : float, shape (n, classes)
+        What the model says of each row.
+    attributions : dict of str to Attribution
+        By method: ``.signal`` (n, samples, leads), ``.image`` (n, freqs, frames) or None, ``.quality``.
+    freqs_hz, times_s : float or None
+        Axes of the image (of a spectrum, frequencies alone).
+    branches : dict of str to float (n,), or None
+        What each branch of a fused network adds to the class's log-odds, against its mean.
+    checks : dict
+        Figures of the checks.
+    averages : dict
+        Class to signals and attributions around the R peak, as `overlays.plot_averages` takes them.
+    """
+
+    classes: tuple
+    rows: np.ndarray
+    roles: list
+    targets: np.ndarray
+    probabilities: np.ndarray
+    y: np.ndarray
+    attributions: dict
+    freqs_hz: np.ndarray | None
+    times_s: np.ndarray | None
+    branches: dict | None = None
+    checks: dict = field(default_factory=dict)
+    averages: dict = field(default_factory=dict)
+    seconds: dict = field(default_factory=dict)
+    probe: Probe | None = None
+    out_dir: pathlib.Path | None = None
+
+    def __getitem__(self, method):
+        return self.attributions[method]
+
+    def __len__(self):
+        return len(self.rows)
+
+    @property
+    def page(self):
+        """Path of explanations.html, or None."""
+        return None if self.out_dir is None else self.out_dir / "explanations.html"
+
+
+def explain(
+    model,
+    ds,
+    *,
+    rows=None,
+    methods=("gradcam", "shap", "lime"),
+    target="predicted",
+    out_dir=None,
+    signals=None,
+    layer="fine",
+    weights="elementwise",
+    check_rows=30,
+    plant=True,
+    seed=0,
+):
+    """Say which part of each row decided, and check the answer.
+
+    Parameters
+    ----------
+    model : keras.Model
+        As `build_model` makes it, trained; or a saved model (``load_served``), which takes raw signals.
+    ds : ECGDataset
+        Rows in the form the model takes, best a test part.
+    rows : sequence of int, optional
+        Which to explain. By default for each class the most confident hit, the most confident miss and a typical
+        beat, at most 24.
+    methods : sequence of {"gradcam", "shap", "lime"}
+        See `attribution.py`.
+    target : {"predicted", "true"} or a class name, default "predicted"
+        Which class is explained. Of a row with several true classes, the one with the highest probability.
+    out_dir : path, optional
+        Folder for one PNG per row, explanations.json and explanations.html.
+    signals : float, shape (n, samples, leads), optional
+        The waveform of each row, for a `ds` of images or spectra, which holds none; only drawn.
+    layer : {"fine", "last"}, default "fine"
+    weights : {"elementwise", "mean"}, default "elementwise"
+        Of `attribution.gradcam`; ``layer="last", weights="mean"`` is the paper's.
+    check_rows : int, default 30
+        Rows drawn from all classes for the checks; 0 for none.
+    plant : bool, default True
+        With the checks, train the same architecture on synthetic beats with a known answer.
+    seed : int, default 0
+        Seed of every draw.
+
+    Returns
+    -------
+    Explanations
+
+    Raises
+    ------
+    ValueError
+        If a row, method or class is not there, the rows do not fit the model, or Grad-CAM is asked of a
+        model without convolutions.
+    ImportError
+        If shap is asked for and not installed.
+
+    Examples
+    --------
+    >>> from ecg_keras import build_model
+    >>> from ecg_keras.faithfulness import planted
+    >>> ds = planted(40)
+    >>> model = build_model("cnn1d", like=ds, filters=(4, 8))
+    >>> found = explain(model, ds, rows=[0, 1], methods=["gradcam", "lime"], check_rows=0)
+    >>> found["gradcam"].signal.shape
+    (2, 187, 1)
+    """
+    if not isinstance(ds, ECGDataset):
+        raise TypeError(f"ds must be an ECGDataset, as a loader gives it, got {type(ds).__name__}.")
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    for name in methods:
+        check_option("methods", name, METHODS)
+    if not methods:
+        raise ValueError(f"methods is empty; choose of {', '.join(METHODS)}.")
+    if target not in ("predicted", "true", *ds.classes):
+        raise ValueError(f"target={target!r} is not a class; choose 'predicted', 'true' or one of {', '.join(ds.classes)}.")
+    rows = None if rows is None else _checked_rows(rows, len(ds))
+    waveforms = ds.x if ds.grid is None else _checked_waveforms(signals, ds)
+    Probe(model, ds[:1])  # refuses what does not fit before anything takes time
+    scores = predict(_whole(model, ds), ds)
+    if rows is None:
+        chosen = default_rows(ds, scores)
+        rows, roles = np.array(list(chosen), int), list(chosen.values())
+    else:
+        roles = ["chosen"] * len(rows)
+    check = np.array(balanced_rows(ds.y, check_rows, seed=seed), int) if check_rows else np.array([], int)
+    average = _rows_to_average(ds, scores, seed) if check_rows else np.array([], int)
+    back = np.array(balanced_rows(ds.y, _PER_CLASS, seed=seed + 1), int)
+    all_rows, places = np.unique(np.concatenate([rows, check, average, back]), return_inverse=True)
+    parts = np.split(places, np.cumsum([len(rows), len(check), len(average)]))
+    probe = Probe(model, ds[all_rows])
+    probe.signals = None if waveforms is None else waveforms[all_rows]
+    own, checked, averaged, background = (probe[part] for part in parts)
+    fill = replacement(background)
+    compute = {
+        "gradcam": functools.partial(METHODS["gradcam"], layer=layer, weights=weights),
+        "shap": functools.partial(METHODS["shap"], background=background.x[:8], seed=seed),
+        "lime": functools.partial(METHODS["lime"], background=fill[None], seed=seed),
+    }
+    targets = _targets(ds.y[rows], scores[rows], target, ds.classes)
+    attributions, seconds = {}, {}
+    for name in methods:
+        start = time.perf_counter()
+        attributions[name] = compute[name](own, targets)
+        seconds[name] = time.perf_counter() - start
+    found = Explanations(
+        classes=ds.classes,
+        rows=rows,
+        roles=roles,
+        targets=targets,
+        probabilities=scores[rows],
+        y=ds.y[rows],
+        attributions=attributions,
+        freqs_hz=probe.freqs_hz,
+        times_s=probe.times_s,
+        branches=branch_shares(own, targets, background=background[np.arange(min(16, len(background)))]),
+        seconds=seconds,
+        probe=own,
+    )
+    if check_rows:
+        start = time.perf_counter()
+        _check(found, ds, scores, waveforms, compute, (check, checked), (average, averaged), fill, plant, seed)
+        seconds["checks"] = time.perf_counter() - start
+    if out_dir is not None:
+        _write(found, ds, out_dir)
+    return found
+
+
+def report_section(model, test, *, network=None, signals=None):
+    """The section of a report: heading, HTML and pictures.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The saved model.
+    test : ECGDataset
+        Rows it was measured on, in the form `network` takes them.
+    network : keras.Model, optional
+        The trained network; by default the saved model is asked.
+    signals : float, shape (n, samples, leads), optional
+        Waveforms of the rows, where `test` holds images.
+
+    Returns
+    -------
+    heading : str
+    html : str
+    pictures : dict of str to (bytes, str)
+        PNG and caption by file name.
+    """
+    found = explain(model if network is None else network, test, methods=_installed(), signals=signals)
+    pictures = {**_check_pictures(found, test), **_row_pictures(found, test)}
+    return "What decided", _checks_html(found, test), pictures
+
+
+def _installed():
+    """All methods, without SHAP where its package is absent."""
+    import importlib.util
+
+    return tuple(name for name in METHODS if name != "shap" or importlib.util.find_spec("shap"))
+
+
+def _checked_rows(rows, n):
+    """Row numbers as an array, or an error that names the first that is not there."""
+    rows = np.atleast_1d(np.asarray(rows))
+    if rows.ndim != 1 or not len(rows) or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"rows must be row numbers, such as [0, 17], got {rows!r}.")
+    wrong = (rows < -n) | (rows >= n)
+    if wrong.any():
+        raise ValueError(f"row {rows[wrong][0]} is not there: the data set has {n} rows, 0 to {n - 1}.")
+    return rows % n
+
+
+def _checked_waveforms(signals, ds):
+    """Waveforms of the rows of a data set without any, or None."""
+    if signals is None:
+        return None
+    signals = check_signals("signals", signals)
+    if len(signals) != len(ds) or (ds.n_samples and signals.shape[1] != ds.n_samples) or signals.shape[2] != len(ds.leads):
+        raise ValueError(
+            f"signals must have shape ({len(ds)}, {ds.n_samples}, {len(ds.leads)}): the waveforms of the rows of ds; got {signals.shape}."
+        )
+    return signals
+
+
+def _whole(model, ds):
+    """The model that takes the rows of `ds` as they are: of a saved one, the network where they are prepared already."""
+    from ecg_keras.layers import model_card
+
+    prepared = ds.grid is not None or ds.scaler is not None
+    return model.get_layer("network") if prepared and model_card(model) is not None else model
+
+
+def default_rows(ds, probabilities):
+    """For each class the most confident hit, the most confident miss and a typical beat.
+
+    Parameters
+    ----------
+    ds : ECGDataset
+        Rows.
+    probabilities : float, shape (n, classes)
+        What the model says.
+
+    Returns
+    -------
+    rows : dict of int to str
+        Row number to why it was chosen, class by class. A miss of a multi-label row is a true class with the lowest probability.
+    """
+    counts = ds.class_counts()
+    chosen = {}
+    for i, name in enumerate(ds.classes):
+        if name not in sorted(counts, key=counts.get)[-_MOST_CLASSES:]:
+            continue
+        if ds.multi_label:
+            true, said, doubt = ds.y[:, i] == 1, probabilities[:, i] >= 0.5, 1 - probabilities[:, i]
+        else:
+            true, said, doubt = ds.y == i, probabilities.argmax(axis=1) == i, probabilities.max(axis=1)
+        hits, misses = np.flatnonzero(true & said), np.flatnonzero(true & ~said)
+        typical = hits if len(hits) else np.flatnonzero(true)
+        if len(hits):
+            chosen.setdefault(int(hits[probabilities[hits, i].argmax()]), f"{name}: most confident hit")
+        if len(misses):
+            chosen.setdefault(int(misses[doubt[misses].argmax()]), f"{name}: most confident miss")
+        if len(typical):
+            few = typical[:1000]
+            flat = ds.x[few].reshape(len(few), -1)
+            order = np.abs(flat - np.median(flat, axis=0)).sum(axis=1).argsort()
+            row = next((int(few[k]) for k in order if int(few[k]) not in chosen), None)
+            if row is not None:
+                chosen[row] = f"{name}: typical"
+    return chosen
+
+
+def _targets(y, scores, target, classes):
+    """The class explained in each row, (n,)."""
+    if target in classes:
+        return np.full(len(y), classes.index(target))
+    if target == "predicted":
+        return scores.argmax(axis=1)
+    if y.ndim == 1:
+        return y
+    return np.where(y.any(axis=1), np.where(y == 1, scores, -1).argmax(axis=1), scores.argmax(axis=1))
+
+
+def _rows_to_average(ds, scores, seed):
+    """Up to 200 rows of each class that the model gets right."""
+    right = scores.argmax(axis=1) == (np.where(ds.y == 1, scores, -1).argmax(axis=1) if ds.multi_label else ds.y)
+    labels = scores.argmax(axis=1)
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(np.flatnonzero(right & (labels == i)))[:_PER_CLASS] for i in range(len(ds.classes))]
+    return np.concatenate(rows).astype(int)
+
+
+def _check(found, ds, scores, waveforms, compute, check, average, fill, plant, seed):
+    """Run the checks and put their figures, and the class averages, into `found`."""
+    rows, probe = check
+    methods = list(found.attributions)
+    targets = scores[rows].argmax(axis=1)
+    attributions = {name: compute[name](probe, targets) for name in methods}
+    few = np.arange(min(_OTHER_WEIGHTS_ROWS, len(rows)))
+    of_few = {name: _some(a, few) for name, a in attributions.items()}
+    checks = {
+        "rows": len(rows),
+        "removal": faithfulness.deletion_and_insertion(probe, targets, attributions, fill=fill, seed=seed),
+        "other_weights": faithfulness.other_weights(probe[few], targets[few], of_few, compute, seed=seed),
+        "agreement": {
+            f"{a} and {b}": value for (a, b), value in faithfulness.agreement(probe, attributions, seed=seed).items()
+        },
+    }
+    if "shap" in methods:
+        gaps = np.concatenate([found["shap"].quality["additivity"], attributions["shap"].quality["additivity"]])
+        checks["additivity"] = {"largest": float(gaps.max()), "n": len(gaps)}
+    if "lime" in methods:
+        checks["lime_r2"] = faithfulness.mean_with_interval(attributions["lime"].quality["r2"], seed=seed)
+    if plant:
+        checks["planted"] = faithfulness.planted_shares(probe, methods=methods, seed=seed)
+    found.checks = checks
+    averages = {name: (rows, targets, a) for name, a in attributions.items()}
+    if "gradcam" in methods:
+        rows, probe = average
+        targets = scores[rows].argmax(axis=1)
+        averages["gradcam"] = (rows, targets, compute["gradcam"](probe, targets))
+    _average(found, ds, waveforms, averages, seed)
+
+
+def _some(a, rows):
+    """Some rows of an attribution."""
+    return type(a)(a.method, a.view[rows], None if a.signal is None else a.signal[rows], {"view": a.quality["view"]})
+
+
+def _average(found, ds, waveforms, by_method, seed):
+    """Average attribution of each class around the R peak, and the share of it inside the QRS."""
+    found.checks["qrs"] = {}
+    if waveforms is None or any(a.signal is None for *_, a in by_method.values()):
+        return
+    before, after = round(0.2 * ds.fs), round(0.6 * ds.fs)
+    window = slice(before + round(QRS_S[0] * ds.fs), before + round(QRS_S[1] * ds.fs) + 1)
+    for i, name in enumerate(ds.classes):
+        parts, shares = {}, {}
+        for method, (rows, targets, a) in by_method.items():
+            own = np.flatnonzero((targets == i) & _has(ds.y[rows], i))
+            if len(own) < 2:
+                continue
+            x = waveforms[rows[own]]
+            peaks = overlays.row_peaks(x, fs=ds.fs)
+            cut = lambda values: overlays.aligned(values, peaks, before=before, after=after)  # noqa: E731
+            values = a.signal[own].sum(axis=2)
+            tall = np.ptp(x, axis=1).mean(axis=0).argmax()
+            if "signal" not in parts or method == "gradcam":
+                parts["signal"] = cut(x[:, :, tall])
+            parts[method] = cut(values)
+            positive = np.maximum(parts[method], 0)
+            total = np.array([np.maximum(row, 0).sum() for row, at in zip(values, peaks) for _ in at])
+            inside = np.nansum(positive[:, window], axis=1)
+            ok = total > 0
+            share = faithfulness.mean_with_interval(inside[ok] / total[ok], seed=seed)
+            live = np.isfinite(positive[:, window]).sum(axis=1) / x.shape[1]
+            shares[method] = {**share, "of_time": float(live.mean())}
+        if len(parts) > 1:
+            found.averages[name], found.checks["qrs"][name] = parts, shares
+
+
+def _has(y, i):
+    """True where rows are of class i."""
+    return y[:, i] == 1 if y.ndim == 2 else y == i
+
+
+def verdicts(found):
+    """Sentences on which checks each method fails; an empty list where it passes all.
+
+    Parameters
+    ----------
+    found : Explanations
+        With checks.
+
+    Returns
+    -------
+    failures : dict of str to list of str
+    """
+    checks, failures = found.checks, {}
+    for name in found.attributions:
+        failures[name] = said = []
+        for kind in ("deletion", "insertion"):
+            gain = checks["removal"][name][f"{kind}_gain"]
+            if gain["ci95"] is None or gain["ci95"][0] <= 0:
+                said.append(f"{kind} is not better than random order")
+        rank = checks["other_weights"][name]
+        if rank["mean"] is not None and rank["mean"] >= _LIMITS["other_weights"]:
+            said.append("the picture hardly changes with other weights")
+        planted = checks.get("planted")
+        if planted and name in planted and planted["accuracy"] >= 0.9 and planted[name]["mean"] < _LIMITS["planted"]:
+            said.append(f"less than {100 * _LIMITS['planted']:.0f} % of it lies inside a planted difference")
+        if name == "shap" and checks["additivity"]["largest"] > _LIMITS["additivity"]:
+            said.append("values do not sum to the difference within 2 %")
+    return failures
+
+
+def _write(found, ds, out_dir):
+    """One PNG per row, explanations.json and, last, explanations.html."""
+    out_dir = pathlib.Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    found.out_dir = out_dir
+    rows, checks = _row_pictures(found, ds), _check_pictures(found, ds) if found.checks else {}
+    for name, (data, _) in {**rows, **checks}.items():
+        with atomic_path(out_dir / f"{name}.png") as part:
+            part.write_bytes(data)
+    write_json(out_dir / "explanations.json", _numbers(found, ds))
+    sections = []
+    if found.checks:
+        gallery = pages.figures(*(pages.figure(*picture, wide=True) for picture in checks.values()))
+        sections.append(("checks", "Can the pictures be believed?", _checks_html(found, ds) + gallery))
+    gallery = pages.figures(*(pages.figure(*picture, wide=found.times_s is not None) for picture in rows.values()))
+    sections.append(("rows", "Row by row", _legend(found) + gallery))
+    banner = "Synthetic data: these signals were made by a program." if ds.synthetic else None
+    lead = f"<p>{pages.escape(found.probe.name)} on {pages.escape(ds.source)}: {len(found)} rows explained.</p>"
+    write_text(out_dir / "explanations.html", pages.page("What decided", sections, lead=lead, banner=banner))
+
+
+def _numbers(found, ds):
+    """What explanations.json holds."""
+    rows = [
+        {
+            "row": row,
+            "role": role,
+            "explained": found.classes[target],
+            "true": _true(found, i),
+            "probabilities": dict(zip(found.classes, found.probabilities[i])),
+            **({} if found.branches is None else {"branches": {k: v[i] for k, v in found.branches.items()}}),
+        }
+        for i, (row, role, target) in enumerate(zip(found.rows, found.roles, found.targets))
+    ]
+    quality = {
+        name: {key: value for key, value in a.quality.items() if key != "cells"} for name, a in found.attributions.items()
+    }
+    return {"source": ds.source, "synthetic": ds.synthetic, "rows": rows, "methods": quality, "checks": found.checks, "seconds": found.seconds}
+
+
+def _true(found, i):
+    """True label of a row as text."""
+    y = found.y[i]
+    return "+".join(np.array(found.classes)[y == 1]) or "none" if found.y.ndim == 2 else found.classes[y]
+
+
+def _row_pictures(found, ds):
+    """A picture of each row, as (PNG, caption) by file name."""
+    probe, pictures = found.probe, {}
+    for i, (row, role) in enumerate(zip(found.rows, found.roles)):
+        name = found.classes[found.targets[i]]
+        said = found.classes[found.probabilities[i].argmax()]
+        chance = found.probabilities[i, found.targets[i]]
+        title = f"row {row}: true {_true(found, i)}, predicted {said}; explained: {name} ({chance:.3f})"
+        fig = overlays.plot_explanation(
+            found.attributions,
+            i,
+            signal=None if probe.signals is None else probe.signals[i],
+            image=probe.x[i] if probe.grid is not None else None,
+            fs=probe.fs,
+            unit=probe.unit,
+            leads=probe.leads,
+            freqs_hz=found.freqs_hz,
+            times_s=found.times_s,
+            title=title,
+        )
+        branches = "" if found.branches is None else f" Branches: {_branch_text(found, i)}."
+        pictures[f"explained_{row}"] = (png(fig, dpi=110), f"Row {row} ({role}).{branches}")
+    return pictures
+
+
+def _branch_text(found, i):
+    """Shares of the branches in one row's score, with sign."""
+    values = {name: float(v[i]) for name, v in found.branches.items()}
+    total = sum(abs(v) for v in values.values()) or 1.0
+    return ", ".join(f"{name} {100 * abs(v) / total:.0f} % {'for' if v >= 0 else 'against'}" for name, v in values.items())
+
+
+def _check_pictures(found, ds):
+    """Deletion curves and class averages."""
+    if not found.checks:
+        return {}
+    fig = overlays.plot_removal(found.checks["removal"], list(found.attributions))
+    pictures = {"explained_removal": (png(fig), "Parts taken out, and put in, in the order of each method and at random.")}
+    shown = {name: parts for name, parts in found.averages.items() if all(m in parts for m in found.attributions)}
+    if shown:
+        fig = overlays.plot_averages(shown, fs=ds.fs, unit=ds.unit, before=round(0.2 * ds.fs), qrs_s=QRS_S)
+        caption = "Average beat and average attribution of each class, aligned on the R peak; yellow: 80 ms before to 120 ms after it."
+        pictures["explained_averages"] = (png(fig, dpi=110), caption)
+    return pictures
+
+
+def _legend(found):
+    """How to read the pictures."""
+    words = {
+        "gradcam": "Grad-CAM shows where the network's feature map speaks for the class (no sign, {step:.0f} ms apart, {w} gradients)",
+        "shap": "SHAP shares the log-odds out to stretches of time or patches, against rows of all classes",
+        "lime": "LIME fits a linear model to what happens when stretches or patches are replaced",
+    }
+    text = []
+    for name, a in found.attributions.items():
+        step = a.quality.get("step_ms") or 0
+        text.append(words[name].format(step=step, w=a.quality.get("weights")))
+    return (
+        "<p class=quiet>Red speaks for the class explained, blue against it; the score is the class's log-odds against all others. "
+        + pages.escape("; ".join(text))
+        + ". P, Q, R, S and T are marked where a simple rule finds them.</p>\n"
+    )
+
+
+def _checks_html(found, ds):
+    """Verdict, tables and how to read them."""
+    checks = found.checks
+    failures = verdicts(found)
+    titles = {name: {"gradcam": "Grad-CAM", "shap": "SHAP", "lime": "LIME"}[name] for name in found.attributions}
+    good = [titles[name] for name, said in failures.items() if not said]
+    html = f"<p>{checks['rows']} rows drawn from all classes were used for the checks; none of them chose anything.</p>\n"
+    html += f"<p><b>{pages.escape(', '.join(good) or 'No method')} passed every check.</b></p>\n"
+    html += pages.bullets([f"{titles[name]}: {'; '.join(said)}." for name, said in failures.items() if said])
+    planted = checks.get("planted") or {}
+    span = lambda value, show=pages.decimal: "-" if not value or value["mean"] is None else f"{show(value['mean'])} ({pages.interval(value['ci95'], show)})"  # noqa: E731
+    rows = []
+    for name in found.attributions:
+        removal = checks["removal"][name]
+        rows.append(
+            [
+                titles[name],
+                span(removal["deletion_gain"]),
+                span(removal["insertion_gain"]),
+                span(checks["other_weights"][name]),
+                span(planted.get(name), lambda value: pages.percent(value, 0)),
+            ]
+        )
+    headers = ["method", "deletion gain", "insertion gain", "rank corr., other weights", "inside planted span"]
+    html += pages.table(headers, rows, caption="Means over rows, with 95 % intervals")
+    notes = [
+        "Gains: area between the method's curve and that of random order, in probability; above zero is better than random.",
+        "Other weights: Spearman correlation with the explanation of the same network with fresh weights; low is good (below 0.5 passes).",
+    ]
+    if planted:
+        learned = "" if planted["accuracy"] >= 0.9 else " It did not learn the task, so these shares say little."
+        notes.append(
+            f"Planted span: the same architecture, trained on synthetic beats that differ only from {planted['span_s'][0]:.2f} to "
+            f"{planted['span_s'][1]:.2f} s ({pages.percent(planted['chance'], 0)} of the row; accuracy {pages.percent(planted['accuracy'], 0)}): "
+            f"share of positive attribution inside; 80 % passes.{learned}"
+        )
+    if "additivity" in checks:
+        gap = checks["additivity"]
+        notes.append(f"SHAP: over {gap['n']} rows, values sum to the difference they explain within {pages.percent(gap['largest'], 4)}.")
+    if "lime_r2" in checks:
+        notes.append(f"LIME: its linear fit explains {span(checks['lime_r2'], pages.percent)} of the score's variance.")
+    html += "<p class=quiet>" + "<br>".join(pages.escape(note) for note in notes) + "</p>\n"
+    if checks["agreement"]:
+        pairs = [[_pair(name, titles), span(value)] for name, value in checks["agreement"].items()]
+        html += pages.table(["methods", "Spearman"], pairs, caption="Agreement of what speaks for the class")
+    if checks["qrs"]:
+        body = [
+            [kind, *(span(shares.get(name), lambda v: pages.percent(v, 0)) for name in found.attributions), pages.percent(next(iter(shares.values()))["of_time"], 0)]
+            for kind, shares in checks["qrs"].items()
+        ]
+        html += pages.table(
+            ["class", *titles.values(), "of the row's time"], body, caption="Share of positive attribution from 80 ms before to 120 ms after the R peak"
+        )
+    if found.branches is not None:
+        total = sum(np.abs(v) for v in found.branches.values())
+        rows = [[name, pages.percent(float(np.mean(np.abs(v) / np.maximum(total, 1e-9))), 0)] for name, v in found.branches.items()]
+        html += pages.table(["branch", "share"], rows, caption="Share of each branch in the decision (Shapley values over branches, rows above)")
+    return html + _legend(found)
+
+
+def _pair(name, titles):
+    """Names of two methods as written on the page."""
+    first, second = name.split(" and ")
+    return f"{titles[first]}, {titles[second]}"
