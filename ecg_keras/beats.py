@@ -22,6 +22,8 @@ _BEFORE_S, _AFTER_S, _MARGIN_S = 0.4, 0.5, 0.08  # what is cut around an R peak;
 _QRS_S, _P_S, _T_S = (-0.09, 0.12), (-0.28, -0.08), (0.12, 0.45)  # from the R peak
 _LAG_S = 0.04  # most by which a beat, or its P wave, is moved to fit the typical one
 _AROUND = 81  # beats that a beat's surroundings are measured over: one to two minutes
+_COMPARED = ("qrs_apart", "qrs_gain", "p_apart", "p_like_0", "p_like_1", "p_like_moved", "t_apart", "width_0", "width_1", "like_prev", "alike_typical_log", "p_alike_typical")
+_LEAST_SPREAD = 0.02  # of features compared in their own spread
 _REFERENCES = 1500  # beats of a recording that each beat is compared with; bounds memory on long recordings
 
 
@@ -66,12 +68,13 @@ def describe_beats(x, peaks_s, *, fs):
         raise ValueError(f"beats are described by those around them: at least 10 are needed, got {len(peaks_s)}.")
     rhythm = _rhythm(peaks_s)
     peaks = np.clip(np.round(peaks_s * fs).astype(np.int64), 0, len(x) - 1)
-    late = (rhythm["rr_prev/around"] >= 0) & (rhythm["rr_rank"] <= 0.97)
+    late = (rhythm["rr_prev/around_p75"] >= 0) & (rhythm["rr_rank"] <= 0.97)
     beats, lags, chosen = _aligned(x, peaks, late, fs)
     model = np.median(beats[chosen], axis=0)  # (samples, leads)
     shape = _shape(beats, model, fs)
     likeness = _likeness(beats, model, chosen, rhythm | shape, fs)
     columns = rhythm | {"lag": lags / fs} | shape | likeness
+    columns |= _standing(columns, chosen)
     features = np.column_stack(list(columns.values())).astype(np.float32)
 
     def typical(before_s, after_s):
@@ -110,6 +113,12 @@ def _rhythm(peaks_s):
     columns |= {"alone": alone, "alone_41": ndimage.median_filter(alone, 41, mode="nearest")}
     columns["alone_record"] = _constant(np.median(alone), n)
     columns["spread_41"] = over(41, 80) - over(41, 20)
+    for name in ("around", "around_p75"):
+        deviation = np.abs(log - usual[name])
+        spread = 1.48 * ndimage.median_filter(deviation, _AROUND, mode="nearest") + 0.02
+        z = np.stack([log - usual[name], log_next - usual[name]]) / spread
+        z = np.sign(z) * np.log1p(np.abs(z))
+        columns |= {f"rr_prev/{name}:z": z[0], f"rr_next/{name}:z": z[1]}
     early = (log - usual["around_p75"] < -0.15).astype(float)
     columns |= {f"early_{k}": ndimage.uniform_filter1d(early, k, mode="nearest") for k in (9, 41)}
     columns["early_record"] = _constant(early.mean(), n)
@@ -257,6 +266,18 @@ def _likeness(beats, model, chosen, known, fs):
     both /= both.sum(axis=1, keepdims=True) + 1e-9
     columns |= {f"alike_both:{name}": both @ known[name][others] for name in names[:2]}
     return columns
+
+
+def _standing(columns, chosen):
+    """How far features are from those of the beats that make the typical one, in their own spread; log-compressed."""
+    standing = {}
+    for name, values in columns.items():
+        if name.startswith(_COMPARED):
+            usual = np.median(values[chosen])
+            spread = 1.48 * np.median(np.abs(values[chosen] - usual))
+            z = (values - usual) / (spread + _LEAST_SPREAD)
+            standing[f"{name}:z"] = np.sign(z) * np.log1p(np.abs(z))
+    return standing
 
 
 def _relative_distance(rows, others):

@@ -16,21 +16,15 @@ import numpy as np
 
 from ecg_keras._checks import check_fraction, check_option, check_positive
 from ecg_keras.balance import METHODS, balance_train
-from ecg_keras.beats import describe_beats
-from ecg_keras.dataset import ECGDataset, check_parts
-from ecg_keras.grids import SpectrogramGrid
+from ecg_keras.beat_rows import ONE_PATIENT, BeatPreparation, beat_rows
+from ecg_keras.dataset import check_parts
 from ecg_keras.mitbih_files import make_mitbih_csv  # noqa: F401 - the command line looks for it here
-from ecg_keras.recordings import aami_classes, list_records, read_recording
-from ecg_keras.signals import bandpass, beat_windows, match_peaks, normalize, notch, r_peaks, resample, rr_features
+from ecg_keras.recordings import list_records
 from ecg_keras.splits import draw_patients
 
 DS1 = tuple("101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split())
 DS2 = tuple("100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split())
 PACED = ("102", "104", "107", "217")
-CLASSES = {"aami5": ("N", "S", "V", "F", "Q"), "aami4": ("N", "S", "V", "F"), "aami3": ("N", "S", "V")}
-
-_SAME_PATIENT = {"201": "201+202", "202": "201+202"}  # one man, two recordings
-_DATABASE = "MIT-BIH Arrhythmia Database"
 
 
 def load_mitbih_records(
@@ -56,6 +50,7 @@ def load_mitbih_records(
     fold=0,
     n_folds=5,
     most_per_class=None,
+    train_without="",
     balance=None,
     caps=None,
     on_error="raise",
@@ -111,6 +106,9 @@ def load_mitbih_records(
         (scikit-learn's StratifiedGroupKFold).
     most_per_class : int, optional
         Keep at most this many train beats of a class and recording, drawn at random.
+    train_without : str, default ""
+        Annotation symbols whose beats are left out of train alone, as in "a": aberrated atrial beats count as
+        S and look like V, and nearly all of those in DS1 are of one patient.
     balance, caps : str and dict, optional
         See `balance.balance_train`; on train only.
     on_error : {"raise", "skip"}, default "raise"
@@ -146,9 +144,7 @@ def load_mitbih_records(
     check_fraction("val_fraction", val_fraction)
     check_fraction("test_fraction", test_fraction)
     groups, chosen, notes = _choose_records(directory, split, records, paced)
-    whole = load_beats(
-        directory,
-        chosen,
+    preparation = BeatPreparation(
         classes=classes,
         fusion_beats=fusion_beats,
         lead=lead,
@@ -160,8 +156,8 @@ def load_mitbih_records(
         features=features,
         typical=typical,
         beats=beats,
-        on_error=on_error,
     )
+    whole, symbols = beat_rows(directory, chosen, preparation, on_error=on_error)
     if split == "ds1-ds2" and {"201", "202"} <= set(whole.records):
         notes.append(
             "Records 201 (DS1) and 202 (DS2) are of one patient: the classic split shares him. "
@@ -179,11 +175,15 @@ def load_mitbih_records(
     _check_not_empty(rest, "train and validation", directory)
     validated = groups.get("val") or val_records
     if validated is not None:
-        in_val = np.isin(rest.records, [str(name) for name in validated])
+        in_val = np.isin(whole.records, [str(name) for name in validated]) & ~in_test
     else:
         share = min(val_fraction / (1 - test_fraction), 0.5) if split == "patient" else val_fraction
-        in_val = np.isin(rest.patients, draw_patients(rest, share, seed=seed))
-    parts = {"train": rest[~in_val], "val": rest[in_val], "test": whole[in_test]}
+        in_val = np.isin(whole.patients, draw_patients(rest, share, seed=seed))
+    in_train = ~in_test & ~in_val
+    unwanted = in_train & np.isin(symbols, list(train_without))
+    if unwanted.any():
+        notes.append(f"{unwanted.sum()} train beats annotated {' '.join(train_without)} left out of train")
+    parts = {"train": whole[in_train & ~unwanted], "val": whole[in_val], "test": whole[in_test]}
     parts["train"] = _thinned(parts["train"], most_per_class, seed)
     source = f"{whole.source}, {_name(split, fold, n_folds)}"
     seconds = {"load": time.perf_counter() - start}
@@ -232,118 +232,20 @@ def load_beats(
     >>> len(ds) == len(load_beats(folder, names, **ds.preparation))
     True
     """
-    start = time.perf_counter()
-    check_option("classes", classes, CLASSES)
-    check_option("fusion_beats", fusion_beats, ("out", "V"))
-    check_option("scale", scale, ("record", "none"))
-    check_option("features", features, ("rhythm", "rr", None))
-    check_option("beats", beats, ("annotated", "detected"))
-    check_option("on_error", on_error, ("raise", "skip"))
-    check_positive("fs", fs)
-    preparation = {
-        "classes": classes,
-        "fusion_beats": fusion_beats,
-        "lead": lead if isinstance(lead, str) else list(lead),
-        "window_s": list(window_s),
-        "fs": float(fs),
-        "band_hz": list(band_hz),
-        "mains_hz": mains_hz,
-        "scale": scale,
-        "features": features,
-        "typical": typical,
-        "beats": beats,
-    }
-    if not len(records):
-        raise ValueError("records is empty; name at least one.")
-    names, parts, counted, notes, synthetic = CLASSES[classes], [], {}, [], False
-    for name in records:
-        try:
-            recording = read_recording(directory, name, lead=lead)
-            part = _beats_of(recording, preparation)
-        except ValueError as error:
-            if on_error == "raise":
-                raise
-            notes.append(f"skipped: {error}")
-            continue
-        synthetic |= recording.synthetic
-        for key, count in part.pop("left_out").items():
-            counted[key] = counted.get(key, 0) + count
-        parts.append(part)
-    if not parts:
-        raise ValueError(f"none of the {len(records)} records could be used: {notes[0]}")
-    columns = {key: [part[key] for part in parts] for key in ("x", "y", "metadata")}
-    of = np.repeat([part["name"] for part in parts], [len(part["y"]) for part in parts])
-    left_out = ", ".join(f"{count:,} {key}" for key, count in sorted(counted.items()) if count) or "none"
-    used = f"classes {classes} ({' '.join(names)}" + (", F counted as V)" if fusion_beats == "V" else ")")
-    wanted = [lead] if isinstance(lead, str) else list(lead)
-    labels = np.concatenate(columns["y"])
-    if not len(labels):
-        raise ValueError(f"records {', '.join(map(str, records))}: no beat of the classes {', '.join(names)}.")
-    return ECGDataset(
-        np.concatenate(columns["x"]),
-        labels,
-        classes=names,
+    preparation = BeatPreparation(
+        classes=classes,
+        fusion_beats=fusion_beats,
+        lead=lead,
+        window_s=window_s,
         fs=fs,
-        leads=tuple(wanted) + (tuple(f"{of} typical" for of in wanted) if typical else ()),
-        unit="typical QRS" if scale == "record" else parts[0]["unit"],
-        patients=[_SAME_PATIENT.get(name, name) for name in of],
-        records=of,
-        metadata=None if features is None else np.concatenate(columns["metadata"]),
-        metadata_names=None if features is None else parts[0]["names"],
-        source="synthetic demo records" if synthetic else f"{_DATABASE}, raw records",
-        preparation=preparation,
-        notes=(f"{used}; beats left out: {left_out}", *notes),
-        seconds={"load": time.perf_counter() - start},
+        band_hz=band_hz,
+        mains_hz=mains_hz,
+        scale=scale,
+        features=features,
+        typical=typical,
+        beats=beats,
     )
-
-
-def _beats_of(recording, preparation):
-    """One recording to its rows: windows, labels, metadata, and what was left out."""
-    name, fs = recording.name, preparation["fs"]
-    peaks, symbols, left_out = recording.peaks, recording.symbols, {}
-    if preparation["beats"] == "detected":
-        found = r_peaks(recording.signal, fs=recording.fs)
-        pairs = match_peaks(peaks, found, fs=recording.fs)
-        left_out = {"annotated beats not detected": len(peaks) - len(pairs), "detections without annotation": len(found) - len(pairs)}
-        symbols_at = np.full(len(found), "")
-        symbols_at[pairs[:, 1]] = symbols[pairs[:, 0]]
-        peaks, symbols = found, symbols_at
-    signal = recording.signal
-    if preparation["mains_hz"]:
-        signal = notch(signal, fs=recording.fs, mains_hz=preparation["mains_hz"])
-    low_hz, high_hz = preparation["band_hz"]
-    signal = resample(bandpass(signal, fs=recording.fs, low_hz=low_hz, high_hz=high_hz), fs=recording.fs, to_fs=fs)
-    peaks_s = peaks / recording.fs
-    at = np.clip(np.round(peaks_s * fs).astype(np.int64), 0, len(signal) - 1)
-    try:
-        if preparation["scale"] == "record":
-            signal = normalize(signal, at, fs=fs)
-        before_s, after_s = preparation["window_s"]
-        x = beat_windows(signal, at, fs=fs, before_s=before_s, after_s=after_s)
-        metadata, names = np.zeros((len(x), 0), np.float32), ()
-        if preparation["features"] == "rhythm" or preparation["typical"]:
-            metadata, names, typical = describe_beats(signal, peaks_s, fs=fs)
-        if preparation["features"] == "rr":
-            metadata, names = rr_features(peaks, fs=recording.fs)
-    except ValueError as error:
-        raise ValueError(f"record {name}: {error}") from error
-    if preparation["typical"]:
-        x = np.concatenate([x, np.broadcast_to(typical(before_s, after_s), x.shape)], axis=2).astype(np.float32)
-    labels = np.array(["" if symbol == "" else str(aami_classes([symbol])[0]) for symbol in symbols])
-    if preparation["fusion_beats"] == "V" and preparation["classes"] == "aami3":
-        labels[labels == "F"] = "V"
-    classes = CLASSES[preparation["classes"]]
-    kept = np.isin(labels, classes)
-    left_out |= {label: int((labels == label).sum()) for label in "FQ" if label not in classes}
-    return {
-        "name": name,
-        "x": np.clip(x[kept], -20, 20) if preparation["scale"] == "record" else x[kept],
-        "y": np.array([classes.index(label) for label in labels[kept]], np.int64),
-        "metadata": metadata[kept],
-        "names": names,
-        "unit": recording.unit,
-        "left_out": left_out,
-    }
+    return beat_rows(directory, records, preparation, on_error=on_error)[0]
 
 
 def _choose_records(directory, split, records, paced):
@@ -383,7 +285,7 @@ def _check_one_part(groups):
     of = {}
     for part, names in groups.items():
         for name in names:
-            patient = _SAME_PATIENT.get(name, name)
+            patient = ONE_PATIENT.get(name, name)
             if of.setdefault(patient, part) != part:
                 raise ValueError(f"record {name} is of a patient who is in {of[patient]} and in {part}; keep patients in one part.")
 
@@ -436,7 +338,7 @@ PRESETS = {
             "window_s": (0.4, 0.624),
             "features": None,
         },
-        "model": {"name": "signal_to_image", "grid": SpectrogramGrid(125.0, 64, 4, size=(128, 128), rgb=True)},
+        "model": {"name": "signal_to_image"},
         "fit": {"epochs": 5, "learning_rate": 1e-3, "label_smoothing": 0.0},
     },
 }
