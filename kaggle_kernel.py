@@ -20,6 +20,7 @@ EPOCHS = int(os.environ.get("ECG_KERAS_EPOCHS", "12"))
 BALANCE = os.environ.get("ECG_KERAS_BALANCE") or None  # smote, smote-tomek, class_weight or sampler
 SEED = int(os.environ.get("ECG_KERAS_SEED", "0"))
 SEARCH_HOURS = float(os.environ.get("ECG_KERAS_SEARCH_HOURS", "0"))  # above 0: search for a better model first
+EXPLAIN = os.environ.get("ECG_KERAS_EXPLAIN", "1") == "1"  # pictures of what decided, in the report
 INPUTS = pathlib.Path(os.environ.get("ECG_KERAS_INPUTS", "/kaggle/input"))
 PACKAGE = os.environ.get("ECG_KERAS_PACKAGE", "ecg_keras")  # what pip installs: a name or a git address
 
@@ -64,7 +65,7 @@ def main():
     keras.utils.set_random_seed(SEED)
     train, val, test = parts
     model = build_model(MODEL, like=train, **model_options)
-    report = fit_and_report(model, train, val, test, out_dir=OUT, explain=True, **fit_options)
+    report = fit_and_report(model, train, val, test, out_dir=OUT, explain=EXPLAIN, **fit_options)
     figures = report["test"]
     print(
         f"{note}Test accuracy {100 * figures['accuracy']:.2f} % (always the largest class: "

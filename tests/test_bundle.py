@@ -15,7 +15,8 @@ def test_bundle_runs_as_a_notebook_cell_without_the_package(tmp_path):
     assert b"No module named 'ecg_keras'" in absent.stderr
     path = write_bundle(tmp_path / "bundle")
     # no data at all: it makes the synthetic set itself
-    printed = run_cell(path.read_text(), tmp_path, python=python, ECG_KERAS_OUT="out", ECG_KERAS_EPOCHS="1")
+    settings = {"ECG_KERAS_OUT": "out", "ECG_KERAS_EPOCHS": "1", "ECG_KERAS_EXPLAIN": "0"}
+    printed = run_cell(path.read_text(), tmp_path, python=python, **settings)
     lines = printed.strip().splitlines()
     assert "SYNTHETIC" in lines[0] and "SYNTHETIC" in lines[-1]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
