@@ -22,10 +22,11 @@ class SpectrogramGrid:
     ----------
     fs : float
         Sampling rate of the signals, in Hz.
-    frame_length : int, default 64
-        Hann window, in samples; the rows are ``fs / frame_length`` Hz apart.
-    hop_length : int, default 12
-        Step between frames, in samples.
+    frame_length : int, optional
+        Hann window, in samples; the rows are ``fs / frame_length`` Hz apart. By default the even
+        number nearest to 0.256 s: 32 at 125 Hz.
+    hop_length : int, optional
+        Step between frames, in samples; by default the nearest to 0.048 s: 6 at 125 Hz.
     top_db : float, default 45
         Power more than this many dB below the row's own peak counts as this many.
         The default lies above the quantisation noise of beats scaled to 0..1, and within what
@@ -43,14 +44,14 @@ class SpectrogramGrid:
     --------
     >>> grid = SpectrogramGrid(fs=125)
     >>> grid.image_shape(187, 1)
-    (33, 16, 1)
+    (17, 32, 1)
     >>> print(grid.freqs_hz[1], grid.times_s(187)[1])
-    1.953125 0.096
+    3.90625 0.048
     """
 
     fs: float
-    frame_length: int = 64
-    hop_length: int = 12
+    frame_length: int | None = None
+    hop_length: int | None = None
     top_db: float = 45.0
     center: bool = True
     size: tuple | None = None
@@ -59,6 +60,10 @@ class SpectrogramGrid:
     def __post_init__(self):
         check_positive("fs", self.fs)
         check_positive("top_db", self.top_db)
+        if self.frame_length is None:
+            object.__setattr__(self, "frame_length", max(4, 2 * round(0.128 * self.fs)))
+        if self.hop_length is None:
+            object.__setattr__(self, "hop_length", max(1, round(0.048 * self.fs)))
         for name in ("frame_length", "hop_length"):
             value = getattr(self, name)
             if value != int(value) or value < 1:

@@ -19,7 +19,7 @@ def cnn2d(
     filters=(32, 64, 96, 160),
     kernel_size=3,
     stem_kernel=5,
-    stem_strides=(2, 1),
+    stem_strides=(1, 2),
     residual=True,
     block_dropout=0.0,
     dense_units=(),

@@ -40,7 +40,7 @@ class Spectrogram(keras.layers.Layer):
     --------
     >>> layer = Spectrogram(SpectrogramGrid(fs=125))
     >>> tuple(layer(np.random.default_rng(0).normal(size=(2, 187, 1))).shape)
-    (2, 33, 16, 1)
+    (2, 17, 32, 1)
     """
 
     def __init__(self, grid, **kwargs):

@@ -31,8 +31,8 @@ def to_spectrograms(signals, *, fs=None, grid=None, size=None, rgb=False):
     fs : float, optional
         Sampling rate in Hz; needed for arrays, a data set brings its own.
     grid : SpectrogramGrid, optional
-        Window, step, floor; ``SpectrogramGrid(fs)`` by default. At 125 Hz its 64-sample
-        window spans 512 ms and rows are 1.95 Hz apart.
+        Window, step, floor; ``SpectrogramGrid(fs)`` by default. At 125 Hz its 32-sample
+        window spans 256 ms and rows are 3.9 Hz apart.
     size : tuple of int (height, width), optional
         Resize each image, for example to (128, 128).
     rgb : bool, default False
@@ -52,7 +52,7 @@ def to_spectrograms(signals, *, fs=None, grid=None, size=None, rgb=False):
     --------
     >>> beat = np.sin(2 * np.pi * 10 * np.arange(187) / 125)
     >>> to_spectrograms(beat[None, :], fs=125).shape
-    (1, 33, 16, 1)
+    (1, 17, 32, 1)
     """
     grid = grid or SpectrogramGrid(_rate(signals, fs))
     if size is not None or rgb:

@@ -40,7 +40,7 @@ def fit_and_report(
     epochs=12,
     batch_size=128,
     learning_rate=3e-3,
-    weight_decay=0.01,
+    weight_decay=0.02,
     schedule="cosine",
     warmup_epochs=0.5,
     label_smoothing=0.05,
@@ -84,7 +84,7 @@ def fit_and_report(
     label_smoothing : float, default 0.05
         Share of the target spread over all classes (single-label only).
     class_weight_power : float, optional
-        A row weighs ``count_of_its_class ** -power``. By default 0.25, 0.5 for a train part loaded with
+        A row weighs ``count_of_its_class ** -power``. By default 0.1, 0.5 for a train part loaded with
         ``balance="class_weight"``, and 0 for one that is resampled, drawn class by class, or multi-label.
     majority_share : float or "auto", default "auto"
         Share of the largest class's rows that an epoch takes, another part of them every epoch. By default
@@ -209,7 +209,7 @@ def fit(
     epochs=12,
     batch_size=128,
     learning_rate=3e-3,
-    weight_decay=0.01,
+    weight_decay=0.02,
     schedule="cosine",
     warmup_epochs=0.5,
     label_smoothing=0.05,
@@ -337,7 +337,7 @@ def _default_power(train):
     if train.multi_label:
         return 0.0
     if train.balance is None:
-        return 0.25
+        return 0.1
     return 0.5 if train.balance.method == "class_weight" else 0.0
 
 

@@ -36,17 +36,17 @@ def scipy_db(x, grid):
 def test_sine_peaks_at_its_own_frequency():
     image = to_spectrograms(sine(25.0), fs=FS)[0, :, :, 0]
     grid = SpectrogramGrid(FS)
-    assert abs(grid.freqs_hz[image.mean(axis=1).argmax()] - 25.0) <= FS / 64  # one bin
+    assert abs(grid.freqs_hz[image.mean(axis=1).argmax()] - 25.0) <= FS / 32  # one bin
 
 
 def test_a_click_shows_at_its_own_time():
     click = np.zeros((1, 187))
     click[0, 125] = 1.0
     image = to_spectrograms(click, fs=FS)[0, :, :, 0]
-    assert abs(SpectrogramGrid(FS).times_s(187)[image.mean(axis=0).argmax()] - 1.0) <= 12 / FS  # one hop
+    assert abs(SpectrogramGrid(FS).times_s(187)[image.mean(axis=0).argmax()] - 1.0) <= 6 / FS  # one hop
 
 
-@pytest.mark.parametrize("options", [{}, {"center": False}, {"frame_length": 32, "hop_length": 5}])
+@pytest.mark.parametrize("options", [{}, {"center": False}, {"frame_length": 64, "hop_length": 12}])
 def test_agrees_with_scipy_above_the_floor(options):
     grid = SpectrogramGrid(FS, **options)
     expected = scipy_db(beats(), grid)
@@ -85,7 +85,7 @@ def test_leads_keep_their_own_channel():
     x = np.stack([sine(10)[0], sine(40)[0]], axis=-1)[None]
     image = to_spectrograms(x, fs=FS)[0].mean(axis=1)
     freqs = SpectrogramGrid(FS).freqs_hz
-    assert np.abs(freqs[image.argmax(axis=0)] - [10, 40]).max() <= FS / 64
+    assert np.abs(freqs[image.argmax(axis=0)] - [10, 40]).max() <= FS / 32
 
 
 def test_size_and_colour():
@@ -126,7 +126,7 @@ def test_layers_save_and_load(tmp_path):
     ("signals", "options", "message"),
     [
         (np.zeros(187), {"fs": FS}, r"add the batch axis with signals\[None, :\]"),
-        (np.zeros((2, 20)), {"fs": FS}, "signals of 20 samples are too short for frame_length=64"),
+        (np.zeros((2, 12)), {"fs": FS}, "signals of 12 samples are too short for frame_length=32"),
         (np.full((2, 187), np.inf), {"fs": FS}, "NaN or infinite samples in 2 of 2"),
         (np.zeros((2, 187, 2)), {"fs": FS, "rgb": True}, "rgb=True colours one lead, got 2"),
         (np.zeros((2, 187)), {"fs": FS, "size": 128}, "size must be"),
