@@ -111,8 +111,10 @@ class Epochs(keras.callbacks.Callback):
     def _swapped(self):
         """Put the averaged weights in the model; returns the function that puts the others back."""
         optimizer, variables = self.model.optimizer, self.model.trainable_variables
-        kept = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        kept = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
         optimizer.finalize_variable_values(variables)
+        for variable in variables:  # JAX would else share, and give away, the optimizer's own arrays
+            variable.assign(keras.ops.convert_to_numpy(variable).copy())
 
         def back():
             for variable, value in zip(variables, kept):
