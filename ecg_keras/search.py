@@ -118,6 +118,9 @@ def search(
     The chief trains too. A machine that falls silent loses its trial to another after `lease_s`; one that
     joins later is welcome. What to vary is what the chief says.
 
+    Where this process itself has used a GPU with TensorFlow, set TF_FORCE_GPU_ALLOW_GROWTH=true before it
+    does, or it holds all of the GPU's memory while the workers need it.
+
     Examples
     --------
     >>> from ecg_keras import build_model, fit_and_report, search
@@ -292,6 +295,8 @@ def _copy_previous(inputs, folder, identity):
         part = folder.with_name(f".{folder.name}-part")
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(file.parent, part)
+        for path in (part, *part.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)  # inputs are read-only
         if folder.exists():
             shutil.rmtree(folder)
         part.rename(folder)

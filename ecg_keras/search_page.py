@@ -92,7 +92,7 @@ def _text(value):
 
 
 def plot_progress(tried, label, *, ax=None):
-    """Value of each trial and the best so far, over hours of training.
+    """Value of each trial and the best so far, over the time that trials took.
 
     Parameters
     ----------
@@ -108,15 +108,17 @@ def plot_progress(tried, label, *, ax=None):
     matplotlib Axes
     """
     ax = _axes(7.2, 3.2) if ax is None else ax
-    hours = np.cumsum([result.get("seconds") or 0 for result, _ in tried]) / 3600
+    seconds = np.cumsum([result.get("seconds") or 0 for result, _ in tried])
+    unit, per_unit = ("h", 3600) if seconds[-1] > 5400 else ("min", 60)
+    spent = seconds / per_unit
     values = np.array([np.nan if result["value"] is None else result["value"] for result, _ in tried])
     good = np.isfinite(values)
-    ax.plot(hours[good], values[good], "o", markersize=4, color=_PALE, markeredgecolor=_INK, markeredgewidth=0.5, label="trial")
-    ax.step(hours[good], np.maximum.accumulate(values[good]), where="post", color=_ACCENT, linewidth=1.6, label="best so far")
+    ax.plot(spent[good], values[good], "o", markersize=4, color=_PALE, markeredgecolor=_INK, markeredgewidth=0.5, label="trial")
+    ax.step(spent[good], np.maximum.accumulate(values[good]), where="post", color=_ACCENT, linewidth=1.6, label="best so far")
     if not good.all():
         bottom = values[good].min()
-        ax.plot(hours[~good], np.full((~good).sum(), bottom), "x", color=_INK, label="failed")
-    ax.set_xlabel("time in trials (h)")
+        ax.plot(spent[~good], np.full((~good).sum(), bottom), "x", color=_INK, label="failed")
+    ax.set_xlabel(f"time in trials ({unit})")
     ax.set_ylabel(f"validation {label}")
     ax.grid(True, color="#dde4ea", linewidth=0.7)
     ax.legend(frameon=False, loc="lower right")
@@ -144,10 +146,12 @@ def plot_settings(done, space, label):
             ax.scatter(at[best], scores[best], s=50, marker="*", color=_ACCENT, zorder=3)
         ax.set_title(name, fontsize=9)
         ax.tick_params(labelsize=7.5)
+        entry = space.entries[name]
         if ticks:
             ax.set_xticks(*ticks)
-        elif getattr(space.entries[name], "log", False):
-            ax.set_xscale("log")
+            ax.set_xlim(-0.5, len(entry.values) - 0.5)
+        else:
+            _span(ax, entry)
         ax.grid(True, color="#dde4ea", linewidth=0.6)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
@@ -190,6 +194,20 @@ def plot_parallel(done, space, label):
     ax.set_ylim(-0.02, 1.02)
     ax.spines[:].set_visible(False)
     return drawn
+
+
+def _span(ax, entry):
+    """Show the whole range of an entry, with its ends and its middle named."""
+    low, high = entry.low, entry.high
+    if entry.log:
+        ax.set_xscale("log")
+        middle, margin = np.sqrt(low * high), (high / low) ** 0.06
+        ax.set_xlim(low / margin, high * margin)
+    else:
+        middle, margin = (low + high) / 2, 0.06 * (high - low)
+        ax.set_xlim(low - margin, high + margin)
+    ax.set_xticks([low, middle, high], [f"{value:.2g}" for value in (low, middle, high)])
+    ax.set_xticks([], minor=True)
 
 
 def _axes(width, height):

@@ -74,20 +74,30 @@ class Search:
 
 
 def code(model, model_options, fit_options):
-    """Options as two calls to paste.
+    """Options as a program to paste.
 
     Examples
     --------
     >>> print(code("cnn1d", {"filters": (8, 16)}, {"epochs": 3}))
+    from ecg_keras import build_model, fit_and_report
+    <BLANKLINE>
     model = build_model("cnn1d", like=train, filters=(8, 16))
     report = fit_and_report(model, train, val, test, out_dir="outputs/best", epochs=3)
     """
-    first = "".join(f", {name}={value!r}" for name, value in model_options.items())
-    second = "".join(f", {name}={value!r}" for name, value in fit_options.items())
+    names = sorted({type(value).__name__ for value in model_options.values() if dataclasses.is_dataclass(value)})
+    first = [f'"{model}"', "like=train", *(f"{name}={value!r}" for name, value in model_options.items())]
+    second = ["model", "train", "val", "test", 'out_dir="outputs/best"']
+    second += [f"{name}={value!r}" for name, value in fit_options.items()]
     return (
-        f'model = build_model("{model}", like=train{first})\n'
-        f'report = fit_and_report(model, train, val, test, out_dir="outputs/best"{second})'
+        f"from ecg_keras import {', '.join([*names, 'build_model', 'fit_and_report'])}\n\n"
+        f"{_call('model = build_model', first)}\n{_call('report = fit_and_report', second)}"
     )
+
+
+def _call(start, arguments):
+    """A call on one line, or with an argument per line where that is long."""
+    line = f"{start}({', '.join(arguments)})"
+    return line if len(line) <= 100 else f"{start}(\n" + "".join(f"    {argument},\n" for argument in arguments) + ")"
 
 
 class Supervisor:

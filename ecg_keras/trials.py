@@ -25,7 +25,8 @@ import numpy as np
 
 from ecg_keras.storage import read_cache, read_json, write_cache, write_json
 
-RENEW, STOPPED = 0, 10  # exit codes: start another, or no more trials
+RENEW, STOPPED, LOST = 0, 10, 11  # exit codes: start another, no more trials, or the trial is another's now
+_REPORTED = ("examples", "preparation")  # fields of a data set that only a report or a served model needs
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "OUT OF MEMORY", "OOM WHEN ALLOCATING")
 
 
@@ -196,7 +197,7 @@ def write_parts(path, train, val):
     """Write two data sets into one checksummed file."""
     arrays = {}
     for part, ds in (("train", train), ("val", val)):
-        fields = {field.name: getattr(ds, field.name) for field in dataclasses.fields(ds)}
+        fields = {field.name: getattr(ds, field.name) for field in dataclasses.fields(ds) if field.name not in _REPORTED}
         scaler, balance = fields.pop("scaler"), fields.pop("balance")
         if scaler is not None:
             fields |= {"scaler_mean": scaler.mean, "scaler_scale": scaler.scale}
@@ -287,7 +288,7 @@ class _Link:
             time.sleep(0.5)
             late = self.trial is not None and time.monotonic() - self.heard > 0.8 * self.lease_s
             if os.getppid() != self.parent or late:
-                os._exit(1)
+                os._exit(LOST)
 
     def _signs(self):
         """Signs of life, several in the time of a lease."""
@@ -304,7 +305,7 @@ class _Link:
             except Exception as error:  # the oracle has given the trial to another, or is gone
                 if trial == self.trial and "UNAVAILABLE" not in str(error):
                     print(f"trial {trial} is no longer this worker's: {error}", flush=True)
-                    os._exit(1)
+                    os._exit(LOST)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pathlib
 import subprocess
 import sys
 
-from ecg_keras.trials import STOPPED, resident_mb
+from ecg_keras.trials import LOST, STOPPED, resident_mb
 
 _FAILED_STARTS = 3  # of a worker that never got a trial: something is wrong with the installation
 
@@ -103,7 +103,7 @@ class Workers:
             if code == STOPPED:
                 continue
             had_trial = self.on_death(name, code)
-            self.failed[name] = 0 if had_trial or code <= 0 else self.failed[name] + 1
+            self.failed[name] = 0 if had_trial or code <= 0 or code == LOST else self.failed[name] + 1
             if self.failed[name] >= _FAILED_STARTS:
                 log = (self.folder / "workers" / f"{name}.log").read_text(errors="replace").strip()
                 raise RuntimeError(f"worker {name} cannot start; the end of {self.folder}/workers/{name}.log:\n{log[-2000:]}")

@@ -1,5 +1,6 @@
 """Tests of the search: what is finished stays finished, whatever is killed, torn or out of memory."""
 
+import html
 import json
 import os
 import pathlib
@@ -70,8 +71,7 @@ def run_out(make, folder, *, most=60, disturb=lambda oracle: oracle):
 
 @pytest.mark.parametrize("strategy", ["random", "bayesian", "hyperband"])
 def test_an_oracle_killed_at_random_moments_finishes_the_same_trials(tmp_path, strategy):
-    n = 11 if strategy == "bayesian" else 14  # the first 10 of a Bayesian search are random, and quicker to propose
-    make = lambda folder: an_oracle(folder, strategy, max_trials=n)  # noqa: E731
+    make = lambda folder: an_oracle(folder, strategy, max_trials=14)  # noqa: E731
     rng, kills = random.Random(0), []
 
     def disturb(oracle):
@@ -81,7 +81,7 @@ def test_an_oracle_killed_at_random_moments_finishes_the_same_trials(tmp_path, s
         return oracle
 
     whole = run_out(make, tmp_path / "whole")
-    assert len(whole) == n
+    assert len(whole) == 14
     assert run_out(make, tmp_path / "killed", most=200, disturb=disturb) == whole
     assert len(kills) > 8
 
@@ -269,11 +269,11 @@ def test_a_search_from_start_to_page_and_on(tmp_path, capsys):
     assert before.items() <= results(out).items() and len(best.leaderboard) == 3
     assert best.report["test"]["n"] == len(test) and (out / "winner" / "model.keras").exists()
     scope = {"build_model": build_model, "train": train}
-    exec(best.code().splitlines()[0], scope)
+    exec(best.code().split("report = ")[0], scope)
     assert scope["model"].output_shape == (None, 3)
     page = (out / "search.html").read_text()
-    assert "<svg" in page or page.count("<img") == 3
-    assert best.code().splitlines()[0].replace('"', "&quot;") in page
+    assert page.count("<img") == 3
+    assert html.escape(best.code()) in page
 
     with pytest.raises(ValueError, match="space filters was fixed at .4,., is fixed at .8,."):
         search(train, val, out_dir=out, max_trials=3, **{**common, "filters": (8,)})
@@ -323,7 +323,7 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
         f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
         "from conftest import toy_dataset\nfrom ecg_keras.search import search\n"
         f"print(search(toy_dataset(60), toy_dataset(30, seed=1), out_dir={str(tmp_path / 'search')!r}, epochs=25, max_trials=4,\n"
-        f"    strategy='random', lease_s=8, progress=False, workers=1, **{SMALL!r}).ended)\n"
+        f"    strategy='random', lease_s=15, progress=False, workers=1, **{SMALL!r}).ended)\n"
     )
     port = str(20000 + os.getpid() % 20000)
     machines = {}

@@ -1,0 +1,112 @@
+"""Search on the Kaggle 'heartbeat' CSVs, then train winner and default on all rows, several seeds each.
+
+    python tests/bench/search_heartbeat.py --data DIR [--model cnn2d] [--hours 1] [--rows 12000] [--seeds 0 1 2]
+
+Trials train on a stratified part of the training rows (`--rows`) and are measured on the validation rows. The
+winner and the default model are then trained on all training rows for `--epochs` epochs and measured on
+the test rows (`--seeds` none to leave that out). Results in outputs/search_MODEL/: leaderboard.csv, search.html
+and result.json, with the share of wall time that went into training. Patients are mixed in these files, so
+figures are those of people already seen.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def part_of(train, rows, seed):
+    """A stratified part of a data set."""
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    if rows >= len(train):
+        return train
+    kept, _ = train_test_split(np.arange(len(train)), train_size=rows, stratify=train.y, random_state=seed)
+    return train[np.sort(kept)]
+
+
+def trained(model, parts, model_options, fit_options, seeds, work):
+    """Test figures of one setting, a dict per seed."""
+    import keras
+
+    from ecg_keras import build_model, fit_and_report
+
+    found = []
+    for seed in seeds:
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(seed)
+        network = build_model(model, like=parts[0], **model_options)
+        report = fit_and_report(network, *parts, out_dir=work / f"seed{seed}", seed=seed, **fit_options)
+        row = {"seed": seed, **{name: report["test"][name] for name in ("accuracy", "macro_f1", "macro_auc")}}
+        found.append(row | {"val_macro_f1": report["val"]["macro_f1"], "fit_seconds": report["seconds"]["fit"]})
+        print(row, flush=True)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--model", default="cnn2d")
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--rows", type=int, default=12000)
+    parser.add_argument("--val-rows", type=int, default=8000)
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--strategy", default="hyperband")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "outputs" / "scratch")
+    options = parser.parse_args()
+
+    from ecg_keras import load_mitbih_csv
+    from ecg_keras.search import search
+
+    out = options.out or ROOT / "outputs" / f"search_{options.model}"
+    work = options.work / f"search_{options.model}"
+    train, val, test = load_mitbih_csv(options.data)
+    best = search(
+        part_of(train, options.rows, 0),
+        part_of(val, options.val_rows, 0),
+        model=options.model,
+        out_dir=work,
+        hours=options.hours,
+        strategy=options.strategy,
+        epochs=options.epochs,
+        renew_after=20,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("leaderboard.csv", "search.html"):
+        shutil.copy(work / name, out / name)
+    ended = json.loads((work / "ended.json").read_text())
+    result = {
+        "command": "python tests/bench/search_heartbeat.py " + " ".join(sys.argv[1:]),
+        "machine": f"{os.cpu_count()} cores, {len(os.sched_getaffinity(0))} used",
+        "data": f"MIT-BIH beats as CSV, {options.rows:,} of {len(train):,} training rows; patients mixed",
+        "hours": options.hours,
+        "trials": ended["trials"],
+        "failed": ended["failed"],
+        "training_share": ended["training_share"],
+        "seconds": ended["seconds"],
+        "best_value": best.value,
+        "default_value": next(iter(best.leaderboard.query("trial == '0000'")["value"]), None),
+        "winner": best.code(),
+    }
+    if options.seeds:
+        default = {"epochs": options.epochs}
+        parts = (train, val, test)
+        for name, chosen in (("winner", (best.model_options, best.fit_options)), ("default", ({}, default))):
+            rows = trained(options.model, parts, *chosen, options.seeds, work / name)
+            scores = [row["macro_f1"] for row in rows]
+            spread = statistics.stdev(scores) if len(scores) > 1 else None
+            result[name] = {"test_macro_f1": statistics.mean(scores), "sd": spread, "runs": rows}
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
