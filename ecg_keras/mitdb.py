@@ -167,7 +167,7 @@ def load_mitbih_records(
     if split == "patient":
         tested = draw_patients(whole, test_fraction, seed=seed)
     elif split == "kfold":
-        tested = _fold_patients(whole, fold, n_folds, seed)
+        tested = fold_patients(whole, fold, n_folds=n_folds, seed=seed)
     else:
         tested = np.unique(whole.patients[np.isin(whole.records, groups["test"])])
     in_test = np.isin(whole.patients, tested)
@@ -290,8 +290,8 @@ def _check_one_part(groups):
                 raise ValueError(f"record {name} is of a patient who is in {of[patient]} and in {part}; keep patients in one part.")
 
 
-def _fold_patients(whole, fold, n_folds, seed):
-    """Patients of one fold."""
+def fold_patients(whole, fold, *, n_folds=5, seed=0):
+    """Patients of one of `n_folds` groups; whole patients, classes spread over the groups."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     n_patients = len(np.unique(whole.patients))
@@ -331,14 +331,26 @@ def _name(split, fold, n_folds):
 
 PRESETS = {
     "signal-to-image": {
-        "load": {
-            "split": "patient",
-            "classes": "aami3",
-            "lead": "MLII",
-            "window_s": (0.4, 0.624),
-            "features": None,
-        },
+        "load": {"split": "patient", "classes": "aami3", "window_s": (0.4, 0.624), "features": None},
         "model": {"name": "signal_to_image"},
         "fit": {"epochs": 5, "learning_rate": 1e-3, "label_smoothing": 0.0},
+    },
+    "rhythm": {
+        "load": {
+            "split": "ds1-ds2",
+            "classes": "aami3",
+            "lead": ("MLII", "other"),
+            "typical": True,
+            "train_without": "a",
+            "val_fraction": 0.1,
+        },
+        "model": {"name": "rhythm"},
+        "fit": {
+            "epochs": 10,
+            "batch_size": 512,
+            "learning_rate": 2e-3,
+            "weight_decay": 0.02,
+            "class_weight_power": 0.2,
+        },
     },
 }
