@@ -136,14 +136,18 @@ class Kept:
                             continue
                         self.heard[trial.trial_id] = time.monotonic()
                         return trial
-                    if self.closed is None and self.most and len(self.trials) >= self.most and not self._retry_queue:
-                        self.closed = "max_trials"
-                    if self.closed is not None:
+                    if self.closed in ("time", "error"):
+                        return self._stop(tuner_id)
+                    if not self._retry_queue and (self.closed or (self.most and len(self.trials) >= self.most)):
+                        self.closed = self.closed or "max_trials"
+                        if self.ongoing_trials:  # its worker may die: stay to take it up
+                            return Trial(self.hyperparameters.copy(), status="IDLE")
                         return self._stop(tuner_id)
                     before = copy.deepcopy(self.get_state())
                     trial = super().create_trial(tuner_id)
                     if trial.status == "STOPPED":
                         self.closed = "exhausted"
+                        continue
                     if trial.status != "RUNNING":
                         return trial
                     if self._prepared(trial, before):
@@ -262,6 +266,13 @@ class Kept:
             for tuner_id, trial in list(self.ongoing_trials.items())
             if now - self.heard.get(trial.trial_id, now) > self.lease_s
         ]
+
+    @property
+    def over(self):
+        """True when no trial runs, waits or will be proposed."""
+        if self.closed in ("time", "error"):
+            return not self.ongoing_trials
+        return self.closed is not None and not self.ongoing_trials and not self._retry_queue
 
     def superfluous(self):
         """Finished trials whose checkpoint nobody will go on from."""

@@ -326,7 +326,7 @@ def _report_winner(found, train, val, test, seed, progress):
 
 def _work_for_chief(folder, identity, data_file, role, workers):
     """Run workers for a search that another machine leads; returns what it found."""
-    began, waited = time.time(), time.monotonic()
+    stale, waited = read_json(folder / "ended.json"), time.monotonic()
     while (there := read_json(folder / "search.json")) is None:
         if time.monotonic() - waited > 600:
             raise ValueError(f"no search in {folder} after 10 minutes; start the chief, and share out_dir between the machines.")
@@ -338,19 +338,17 @@ def _work_for_chief(folder, identity, data_file, role, workers):
     names = [f"{role}-{i}" for i in range(worker_count(workers))]
     address = os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
     pool = Workers(folder, data_file, names, address, there["job"]["backend"], lambda name, code: code <= 0)
-    ended = None
+    ended = lambda: (found := read_json(folder / "ended.json")) != stale and found  # noqa: E731
     try:
         pool.start()
-        while pool.tend() and ended is None:
-            ended = read_json(folder / "ended.json")
-            ended = ended if ended and ended["at"] > began else None
+        while pool.tend() and not ended():
             time.sleep(0.5)
     finally:
         pool.stop()
-    while ended is None or ended["at"] < began:
-        ended = read_json(folder / "ended.json")
-        if time.monotonic() - waited > 600 and ended is None:
-            break
+    waited = time.monotonic()
+    while not (found := ended()):
+        if time.monotonic() - waited > 600:
+            raise RuntimeError(f"the chief gave no trials any more, but has not ended its search in {folder}; look at it there.")
         time.sleep(0.5)
     import pandas as pd
 
@@ -358,5 +356,5 @@ def _work_for_chief(folder, identity, data_file, role, workers):
 
     board = pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str})
     return Search(
-        ended["model"], decoded(ended["model_options"]), ended["fit_options"], board, ended["value"], folder, ended["ended"]
+        found["model"], decoded(found["model_options"]), found["fit_options"], board, found["value"], folder, found["ended"]
     )

@@ -159,7 +159,7 @@ class Supervisor:
         """Whether a trial of these epochs would end in time, by what earlier ones took."""
         if self.budget_s is None:
             return True
-        done = [result for result in self.oracle.results.values() if result and result["status"] == "completed"]
+        done = [result for result in self._results() if result["status"] == "completed"]
         expected = 0.0
         if done:
             past = self.oracle.results.get(values.get("tuner/trial_id"))
@@ -184,7 +184,7 @@ class Supervisor:
         began, before = time.monotonic(), self._training_s()
         try:
             pool.start()
-            while pool.tend() or self.oracle.ongoing_trials or self.oracle.closed is None:
+            while pool.tend() or not self.oracle.over:
                 self._tell_news(pool)
                 for name in self.oracle.silent():
                     trial = self.oracle.give_up(name)
@@ -195,7 +195,7 @@ class Supervisor:
                 if self.budget_s is not None and self.elapsed_s() > self.stop_at_s():
                     self.oracle.closed = self.oracle.closed or "time"
                     break
-                if self.oracle.closed and not self.oracle.ongoing_trials:
+                if self.oracle.over:
                     break
                 self._draw(pool)
                 time.sleep(0.2)
@@ -218,7 +218,11 @@ class Supervisor:
         self._write(final=True)
 
     def _training_s(self):
-        return sum(result["fit_seconds"] for result in self.oracle.results.values() if result and "fit_seconds" in result)
+        return sum(result.get("fit_seconds", 0) for result in self._results())
+
+    def _results(self):
+        """All results so far; a list, because the oracle's threads add to its own."""
+        return [result for result in list(self.oracle.results.values()) if result is not None]
 
     def _on_death(self, name, code):
         """Take the trial of a worker that ended; a trial in which workers keep dying has failed. True if it had one."""
@@ -261,7 +265,7 @@ class Supervisor:
 
     def best(self):
         """The best result so far, None before the first."""
-        done = [result for result in self.oracle.results.values() if result and result["value"] is not None]
+        done = [result for result in self._results() if result["value"] is not None]
         return max(done, key=lambda result: (result["value"], result["epochs_run"]), default=None)
 
     def _say(self, text):
@@ -357,7 +361,7 @@ class Supervisor:
                     "model_options": encoded(found.model_options),
                     "fit_options": found.fit_options,
                     "trials": len(self.oracle.end_order),
-                    "failed": sum(result["status"] == "failed" for result in self.oracle.results.values()),
+                    "failed": sum(result["status"] == "failed" for result in self._results()),
                     "seconds": self.elapsed_s(),
                     "training_share": self.training_seconds / max(self.worker_seconds, 1e-9),
                 },

@@ -120,6 +120,19 @@ def test_a_silent_worker_loses_its_trial_to_another(tmp_path):
     assert oracle.create_trial("other-0").trial_id == first.trial_id
 
 
+def test_the_last_trial_of_a_dead_worker_waits_for_another(tmp_path):
+    oracle = an_oracle(tmp_path, max_trials=1)
+    last = oracle.create_trial("far-0")
+    assert oracle.create_trial("own-0").status == "IDLE" and not oracle.over
+    oracle.give_up("far-0")
+    assert not oracle.over
+    trial = oracle.create_trial("own-0")
+    assert trial.trial_id == last.trial_id and trial.status == "RUNNING"
+    write_result(tmp_path, trial)
+    oracle.end_trial(trial)
+    assert oracle.create_trial("own-0").status == "STOPPED" and oracle.over
+
+
 def test_a_trial_that_does_not_fit_the_time_is_not_started(tmp_path):
     allowed = []
     oracle = an_oracle(tmp_path, fits=lambda values, start, until: len(allowed) < 2 and not allowed.append(until))

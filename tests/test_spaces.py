@@ -86,3 +86,11 @@ def test_refusals(toy):
         declare("cnn3d", toy)
     with pytest.raises(ValueError, match="leaves nothing to choose"):
         declare("cnn1d", toy, kernel_size=[])
+
+
+def test_training_has_the_same_defaults_with_and_without_a_report():
+    from ecg_keras.training import fit
+
+    with_report = inspect.signature(fit_and_report).parameters
+    shared = {name: p.default for name, p in inspect.signature(fit).parameters.items() if name in with_report}
+    assert len(shared) > 10 and shared == {name: with_report[name].default for name in shared}
