@@ -120,14 +120,14 @@ def download(options):
     """Fetch a public data set."""
     from ecg_keras.download import download as fetch
 
-    print(fetch(options.name, options.directory))
+    print(fetch(options.name, options.directory, sampling_rate=options.sampling_rate))
 
 
 def bundle(options):
     """Write one file that carries the package and works pasted alone, and Kaggle's description of it."""
     from ecg_keras.bundle import write_bundle
 
-    print(write_bundle(options.out))
+    print(write_bundle(options.out, username=options.username))
 
 
 def make_mitbih_csv(options):
@@ -279,6 +279,7 @@ def _parser():
     part = command(download)
     part.add_argument("name", choices=("mitbih-csv", "mitdb", "ptbxl"))
     part.add_argument("directory", metavar="DIR")
+    part.add_argument("--sampling-rate", type=int, default=100, choices=(100, 500), help="ptbxl: which version, in Hz")
 
     part = command(make_mitbih_csv, "make-mitbih-csv")
     part.add_argument("records_dir", metavar="RECORDS_DIR")
@@ -286,6 +287,7 @@ def _parser():
 
     part = command(bundle)
     part.add_argument("out", metavar="OUT")
+    part.add_argument("--username", default="INSERT_YOUR_USERNAME", help="your name on Kaggle, for kernel-metadata.json")
     return parser
 
 

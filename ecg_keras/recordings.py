@@ -8,6 +8,7 @@ unit, millivolts in the MIT-BIH databases; beats are rising sample numbers with
 a symbol each. wfdb is used for reading and for nothing else.
 """
 
+import contextlib
 import pathlib
 import warnings
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ def read_recording(directory, name, *, lead="MLII"):
             raise ValueError(f"record {name}: lead {of} has {int((~np.isfinite(column)).sum())} NaN samples of {len(column)}.")
         if np.ptp(column) == 0:
             raise ValueError(f"record {name}: lead {of} is constant ({column[0]:g} {record.units[0]}); nothing was recorded.")
-    notes = _read(wfdb.rdann, base, ".atr", extension="atr")
+    with _wide_bytes():
+        notes = _read(wfdb.rdann, base, ".atr", extension="atr")
     if len(notes.sample) and (notes.sample.max() >= len(signal) or notes.sample.min() < 0):
         raise ValueError(
             f"record {name}: annotation at sample {int(notes.sample.max())} lies beyond the end of the signal "
@@ -122,6 +124,19 @@ def read_recording(directory, name, *, lead="MLII"):
     )
 
 
+@contextlib.contextmanager
+def _wide_bytes():
+    """Let wfdb before 4.2 read annotations under NumPy 2, where its sums of uint8 overflow."""
+    from wfdb.io import annotation
+
+    load = annotation.load_byte_pairs
+    annotation.load_byte_pairs = lambda *arguments: load(*arguments).astype(np.int64)
+    try:
+        yield
+    finally:
+        annotation.load_byte_pairs = load
+
+
 def _read(function, base, ending, **options):
     """Call a reader of wfdb; what it cannot read is an error that names the file."""
     path = base.with_name(base.name + ending)
@@ -133,7 +148,7 @@ def _read(function, base, ending, **options):
             warnings.simplefilter("ignore", DeprecationWarning)  # wfdb's own calls of pandas
             warnings.simplefilter("ignore", FutureWarning)
             return function(**arguments)
-    except (ValueError, IndexError, TypeError, KeyError, OSError, AttributeError) as error:  # all seen on damaged files
+    except (ValueError, IndexError, TypeError, KeyError, OSError, AttributeError, OverflowError) as error:  # seen on damaged files
         raise ValueError(f"record {base.name}: {path.name} cannot be read ({type(error).__name__}: {error}).") from error
 
 

@@ -92,9 +92,9 @@ def test_no_feature_knows_the_labels(folder):
     """Other symbols on the same beats change labels and nothing else."""
     wfdb = pytest.importorskip("wfdb")
     before = load_beats(folder, ["demo001"], typical=True)
-    notes = wfdb.rdann(str(folder / "demo001"), "atr")
-    shuffled = np.random.default_rng(0).permutation(notes.symbol)
-    wfdb.wrann("demo001", "atr", notes.sample, symbol=list(shuffled), fs=360, write_dir=str(folder))
+    notes = read_recording(folder, "demo001")
+    shuffled = np.random.default_rng(0).permutation(notes.symbols)
+    wfdb.wrann("demo001", "atr", notes.peaks, symbol=list(shuffled), write_dir=str(folder))
     after = load_beats(folder, ["demo001"], typical=True)
     assert (before.y != after.y).any()
     np.testing.assert_array_equal(before.x, after.x)
