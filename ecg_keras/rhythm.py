@@ -13,6 +13,8 @@ from keras import layers, ops
 from ecg_keras.blocks import classifier, image_input, metadata_input, pooled, signal_input
 from ecg_keras.grids import SpectrogramGrid
 
+_TINY = 1e-7  # keeps a logarithm finite
+
 
 def rhythm(
     like,
@@ -72,7 +74,11 @@ def rhythm(
         _member(numbers, shape, like, filters, kernel_size, shape_units, units, joint_units, dropout, shape_dropout, number)
         for number in range(members)
     ]
-    x = layers.Average(name="probabilities", dtype="float32")(outputs) if members > 1 else outputs[0]
+    x = layers.Average(dtype="float32")(outputs) if members > 1 else outputs[0]
+    if like.multi_label:
+        x = layers.Activation("sigmoid", dtype="float32", name="probabilities")(ops.log(x + _TINY) - ops.log(1 - x + _TINY))
+    else:
+        x = layers.Activation("softmax", dtype="float32", name="probabilities")(ops.log(x + _TINY))  # the mean itself
     return keras.Model([signal, metadata], x, name="rhythm")
 
 
@@ -104,7 +110,7 @@ def _member(numbers, shape, like, filters, kernel_size, shape_units, units, join
     return layers.Dense(len(like.classes), activation=activation, dtype="float32", name=f"member_{number}")(x)
 
 
-def signal_to_image(like, *, filters=(16, 32, 64), kernel_size=3, dense_units=128, dropout=0.5, grid=None):
+def signal_to_image(like, *, filters=(8, 16, 32), kernel_size=3, dense_units=128, dropout=0.5, grid=None):
     """The signal-to-image recipe: a coloured 128 x 128 spectrogram, three convolution stages, one dense layer.
 
     Each stage is convolution, ReLU, batch normalisation and 2 x 2 maximum, in this order. The images are made
@@ -114,7 +120,7 @@ def signal_to_image(like, *, filters=(16, 32, 64), kernel_size=3, dense_units=12
     ----------
     like : ECGDataset
         Signals of one lead, or images.
-    filters : sequence of int, default (16, 32, 64)
+    filters : sequence of int, default (8, 16, 32)
         Filters of the stages.
     kernel_size : int, default 3
         Kernel of the convolutions, in pixels.
