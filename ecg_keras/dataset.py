@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ecg_keras._checks import check_finite
+from ecg_keras.splits import split
 from ecg_keras.storage import fingerprint
 
 
@@ -220,6 +221,13 @@ class ECGDataset:
     def replace(self, **fields):
         """Return a copy with some fields changed, checked like a new one."""
         return dataclasses.replace(self, **fields)
+
+    def split(self, fraction, *, by="auto", seed=0):
+        """Cut a part off: returns (rest, part), see `splits.split`.
+
+        Whole patients where they are known, else the same share of every class.
+        """
+        return split(self, fraction, by=by, seed=seed)
 
     def class_counts(self):
         """Rows per class, as a dict in the order of `classes`."""

@@ -8,6 +8,7 @@ written last and replaced whole. Epochs count from 1 in every file.
 
 import json
 import shutil
+import sys
 import time
 
 import keras
@@ -60,7 +61,8 @@ class Epochs(keras.callbacks.Callback):
         if self.progress:
             from tqdm.auto import tqdm
 
-            self.bar = tqdm(total=self.params["steps"], unit="batch", dynamic_ncols=True, leave=False)
+            seconds = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30  # between lines of a log file
+            self.bar = tqdm(total=self.params["steps"], unit="batch", dynamic_ncols=True, leave=False, mininterval=seconds)
             if self.done:
                 tqdm.write(f"going on after epoch {self.done} of {self.settings['epochs']}")
 

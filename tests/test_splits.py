@@ -11,7 +11,7 @@ pytestmark = pytest.mark.numeric
 
 def test_each_class_keeps_its_share():
     ds = ECGDataset(np.zeros((1000, 5)), np.repeat([0, 1, 2], [900, 90, 10]), classes="NSV", fs=10)
-    rest, part = split(ds, 0.1, seed=3)
+    rest, part = ds.split(0.1, seed=3)
     assert part.class_counts() == {"N": 90, "S": 9, "V": 1}
     assert len(rest) + len(part) == 1000
 
