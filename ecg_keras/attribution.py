@@ -57,7 +57,8 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
     Returns
     -------
     Attribution
-        Several branches are added, each by its share of the score's linear part. All leads get the same.
+        Branches are added as their maps add to the score; a map over the frequencies of a spectrum has no time and
+        counts only where the network sees nothing else. All leads get the same.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
     return _attribution("gradcam", probe, _unit(view), _unit(signal) if has_time else None, quality)
 
 
-def shap(probe, targets, *, background=None, max_evals=500, seed=0):
+def shap(probe, targets, *, background=None, parts=_PARTS_SHAP, max_evals=500, seed=0):
     """SHAP values of each row's parts for a class, by the partition explainer of the package `shap`.
 
     Parts are stretches of time of each lead, patches of an image, bands of a spectrum; a tree that halves them along
@@ -129,8 +130,10 @@ def shap(probe, targets, *, background=None, max_evals=500, seed=0):
         Class of each row.
     background : float, shape (m, ...), optional
         Rows of the view; by default eight of the probe's own, of each class as many.
+    parts : int, default 48
+        Stretches of time a lead is divided into; an image's patches are about as many along time.
     max_evals : int, default 500
-        Coalitions per row; what is not resolved by then is shared evenly within its group.
+        Coalitions per row, spent where they change most; what is not resolved by then is shared evenly within its group.
     seed : int, default 0
         Seed of the draw of the background.
 
@@ -148,7 +151,7 @@ def shap(probe, targets, *, background=None, max_evals=500, seed=0):
     package = require("shap", "explain")
     targets = np.asarray(targets)
     background = probe.x[balanced_rows(probe.y, 8, seed=seed)] if background is None else np.asarray(background, np.float32)
-    cells = Cells(probe, _PARTS_SHAP)
+    cells = Cells(probe, parts)
     current = {}
 
     def masked(mask, x):
@@ -190,7 +193,7 @@ class _Masker:
         return self._masked(mask, x)
 
 
-def lime(probe, targets, *, background=None, n_draws=None, seed=0):
+def lime(probe, targets, *, background=None, parts=_PARTS_LIME, n_draws=None, seed=0):
     """LIME: a ridge regression of the score on which parts of the row are there (Ribeiro et al., KDD 2016).
 
     Each draw keeps every part with probability 1/2, puts the background's mean in place of the others, and weighs
@@ -205,6 +208,8 @@ def lime(probe, targets, *, background=None, n_draws=None, seed=0):
     background : float, shape (m, ...), optional
         Rows of the view whose mean replaces a part; by default up to 200 of the probe's own, of each
         class as many.
+    parts : int, default 24
+        As in `shap`.
     n_draws : int, optional
         Draws per row; 500, or ten per part if that is more (at most 2,000), by default.
     seed : int, default 0
@@ -219,7 +224,7 @@ def lime(probe, targets, *, background=None, n_draws=None, seed=0):
 
     targets, rng = np.asarray(targets), np.random.default_rng(seed)
     fill = replacement(probe, seed=seed) if background is None else np.mean(background, axis=0)
-    cells = Cells(probe, _PARTS_LIME)
+    cells = Cells(probe, parts)
     n_draws = n_draws or int(np.clip(10 * cells.n, 500, 2000))
     values, fits = np.zeros((len(probe), cells.n)), []
     for i in range(len(probe)):

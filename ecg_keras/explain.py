@@ -26,7 +26,8 @@ from ecg_keras.storage import atomic_path, write_json, write_text
 
 QRS_S = (-0.08, 0.12)  # around R: a wide QRS fits
 _PER_CLASS = 200  # rows Grad-CAM averages over
-_OTHER_WEIGHTS_ROWS = 10
+_OTHER_WEIGHTS_ROWS = 8
+_REPORT_ROWS = 20  # that the section of a report is checked on
 _MOST_CLASSES = 8  # classes that default rows are taken from: the largest
 _LIMITS = {"additivity": 0.02, "other_weights": 0.5, "planted": 0.8}
 
@@ -233,7 +234,10 @@ def report_section(model, test, *, network=None, signals=None):
     pictures : dict of str to (bytes, str)
         PNG and caption by file name.
     """
-    found = explain(model if network is None else network, test, methods=_installed(), signals=signals)
+    few = min(_REPORT_ROWS, max(4, len(test) // 4))
+    found = explain(
+        model if network is None else network, test, methods=_installed(), signals=signals, check_rows=few
+    )
     pictures = {**_check_pictures(found, test), **_row_pictures(found, test)}
     return "What decided", _checks_html(found, test), pictures
 

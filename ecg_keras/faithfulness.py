@@ -84,8 +84,9 @@ def deletion_and_insertion(probe, targets, attributions, *, fill=None, n_random=
 def other_weights(probe, targets, attributions, compute, *, seed=0):
     """Rank correlation of each attribution with that of the same network with freshly drawn weights.
 
-    An explanation that hardly changes shows the row, not what was learned (Adebayo et al., NeurIPS 2018). Absolute
-    values are compared over the parts that deletion removes, as the paper does.
+    An explanation that hardly changes shows the row, not what was learned (Adebayo et al., NeurIPS 2018). Values are
+    compared as they are drawn, with their sign, over the parts that deletion removes; the paper also gives the
+    figure without sign.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ def other_weights(probe, targets, attributions, compute, *, seed=0):
         drawn = {name: compute[name](probe, targets) for name in attributions}
     result = {}
     for name, own in attributions.items():
-        pairs = (np.abs(cells.gather(a.view)) for a in (own, drawn[name]))
+        pairs = (cells.gather(a.view) for a in (own, drawn[name]))
         result[name] = mean_with_interval(_row_correlations(*pairs), seed=seed)
     return result
 

@@ -228,22 +228,18 @@ def aligned(values, peaks, *, before, after):
 
 
 def row_peaks(signals, *, fs):
-    """The R peaks that rows (n, samples, leads) are averaged around: of beats the one they were cut by, of records all.
+    """The R peaks that rows (n, samples, leads) are averaged around: of records all, of beats the one they were cut by.
 
-    Rows up to 3 s count as beats. They were cut by the moment at which most of them have their QRS; the R
-    peak nearest to it is taken, if one lies within 150 ms.
+    Rows up to 3 s count as beats, all cut by their R peak at one place; it is where most of them have one.
     """
     peaks = [find_r_peaks(row, fs=fs) for row in signals]
-    if signals.shape[1] > 3 * fs:
+    if signals.shape[1] > 3 * fs or not sum(map(len, peaks)):
         return peaks
-    every = np.concatenate(peaks) if peaks else []
-    if not len(every):
-        return peaks
-    votes = np.bincount(np.asarray(every, int), minlength=signals.shape[1])
-    width = max(1, round(0.03 * fs))
-    middle = int(np.convolve(votes, np.ones(2 * width + 1), "same").argmax())
-    own = [row[np.abs(row - middle).argmin()] if len(row) else None for row in peaks]
-    return [[] if at is None or abs(at - middle) > 0.15 * fs else [at] for at in own]
+    votes = np.bincount(np.concatenate(peaks), minlength=signals.shape[1]).astype(float)
+    reach = max(1, round(0.03 * fs))
+    middle = int(np.convolve(votes, np.ones(2 * reach + 1), "same").argmax())
+    near = np.arange(max(0, middle - reach), min(len(votes), middle + reach + 1))
+    return [[int(near[votes[near].argmax()])]] * len(signals)
 
 
 def plot_averages(averages, *, fs, unit, before, qrs_s=None):
@@ -273,6 +269,7 @@ def plot_averages(averages, *, fs, unit, before, qrs_s=None):
     axes = fig.subplots(len(averages), len(methods), squeeze=False, sharex=True)
     for line, (kind, parts) in zip(axes, averages.items()):
         for ax, name in zip(line, methods):
+            last = kind == list(averages)[-1]
             mean, value = (nan_mean(parts[key]) for key in ("signal", name))
             seen = np.isfinite(mean)
             low, high = (np.nanpercentile(parts["signal"][:, seen], q, axis=0) for q in (25, 75))
@@ -287,8 +284,8 @@ def plot_averages(averages, *, fs, unit, before, qrs_s=None):
             ax.axvline(0, color=_INK, linestyle=":", linewidth=0.8, zorder=0)
             ax.set_ylim(min(low.min(), mean[seen].min()) - 0.05, max(high.max(), mean[seen].max()) + 0.1)
             ax.set_title(f"{kind}: {_TITLES.get(name, name)}, {len(parts[name])} beats", loc="left", fontsize=10)
-            ax.set_xlabel("time from R peak (ms)" if line is axes[-1] else "")
-            if ax is not line[0]:
+            ax.set_xlabel("time from R peak (ms)" if last else "")
+            if name != methods[0]:
                 ax.set_ylabel("")
     return fig
 

@@ -76,7 +76,7 @@ class Probe:
             self._look_at_the_image(ds)
         if "metadata" not in self.names:
             self.metadata = None
-        self._run = None
+        self._run, self._back = None, {}
 
     def _look_at_the_image(self, ds):
         """Where one layer turns the whole signal into the image the network looks at, make that image the view."""
@@ -112,7 +112,7 @@ class Probe:
         """A probe of another network of the same form, and rows `ds` of the same view."""
         part = object.__new__(Probe)
         part.__dict__.update(self.__dict__)
-        part.network, part._run = network, None
+        part.network, part._run, part._back = network, None, {}
         part.x, part.y, part.metadata, part.signals = ds.x, ds.y, ds.metadata, None
         part.n_samples = ds.n_samples
         part.length = part.starts = None
@@ -223,7 +223,10 @@ class Probe:
         maps, gradients : list of float32, shape (rows, ..., channels)
             One array per layer.
         """
-        run = _backward(self.network, layers, output_kind(self.network))
+        key = tuple(id(layer) for layer in layers)
+        if key not in self._back:  # compiled once, also for parts of the rows
+            self._back[key] = _backward(self.network, layers, output_kind(self.network))
+        run = self._back[key]
         chosen = np.eye(len(self.classes), dtype=np.float32)[targets]
         step = int(np.clip(_BATCH_BYTES // (16 * sum(_size(layer.output.shape) for layer in layers)), 8, 256))
         step = min(step, max(len(x), 1))

@@ -1,0 +1,116 @@
+"""Explain a trained heartbeat model, check the explanations, time them, and draw the V beats.
+
+    python tests/bench/explain.py MODEL_FILE DIR OUT [--check-rows 60] [--source mitbih-csv]
+
+DIR holds the files of the Kaggle form of the MIT-BIH database; rows of its test part are explained. OUT gets
+explanations.json (figures of every check), explain.json (times and machine), v_beats.png and removal.png;
+the page with all pictures goes to outputs/scratch/explain.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import time
+
+import numpy as np
+
+from ecg_keras import load_mitbih_csv, overlays
+from ecg_keras.attribution import balanced_rows, gradcam, lime, replacement, shap
+from ecg_keras.explain import QRS_S, explain, verdicts
+from ecg_keras.faithfulness import mean_with_interval
+from ecg_keras.plots import png
+from ecg_keras.probe import Probe
+from ecg_keras.serving import load_served, predict
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+V_ROWS = {"gradcam": 200, "shap": 40, "lime": 40}
+
+
+def timed(model, test, seed):
+    """Seconds of each method, compilation included, on a probe of its own."""
+    rows = balanced_rows(test.y, 1000, seed=seed)
+    probe, targets, seconds = Probe(model, test[rows]), test.y[rows], {}
+    for name, method, n in (("gradcam", gradcam, 1000), ("shap", shap, 15), ("lime", lime, 15)):
+        part = Probe(model, test[rows[:n]])
+        start = time.perf_counter()
+        method(part, targets[:n])
+        seconds[f"{name}_{n}_rows"] = time.perf_counter() - start
+    return seconds, probe
+
+
+def v_beats(model, test, scores, background, seed):
+    """Average attribution of V beats around R as a figure, and the share of it inside the QRS per method."""
+    v = test.classes.index("V")
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero((test.y == v) & (scores.argmax(axis=1) == v)))
+    before, after = round(0.2 * test.fs), round(0.6 * test.fs)
+    fill, parts, shares = replacement(background), {}, {}
+    for name, method, options in (
+        ("gradcam", gradcam, {}),
+        ("shap", shap, {"background": background.x[:8]}),
+        ("lime", lime, {"background": fill[None]}),
+    ):
+        own = rows[: V_ROWS[name]]
+        found = method(Probe(model, test[own]), np.full(len(own), v), **options)
+        peaks = overlays.row_peaks(test.x[own], fs=test.fs)
+        cut = lambda values: overlays.aligned(values, peaks, before=before, after=after)  # noqa: E731
+        values = found.signal.sum(axis=2)
+        if not parts:
+            parts["signal"] = cut(test.x[own, :, 0])
+        parts[name] = cut(values)
+        window = slice(before + round(QRS_S[0] * test.fs), before + round(QRS_S[1] * test.fs) + 1)
+        inside = np.nansum(np.maximum(parts[name][:, window], 0), axis=1)
+        total = np.array([np.maximum(row, 0).sum() for row, at in zip(values, peaks) for _ in at])
+        time_share = np.isfinite(parts[name][:, window]).sum(axis=1).mean() / test.x.shape[1]
+        shares[name] = {**mean_with_interval(inside / np.maximum(total, 1e-12), seed=seed), "of_time": float(time_share)}
+    return overlays.plot_averages({"V": parts}, fs=test.fs, unit=test.unit, before=before, qrs_s=QRS_S), shares
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a model.keras of raw beats")
+    parser.add_argument("data", help="folder of mitbih_train.csv and mitbih_test.csv")
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--check-rows", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-plant", action="store_true", help="leave out the training on planted beats")
+    options = parser.parse_args()
+    model, card = load_served(options.model)
+    _, _, test = load_mitbih_csv(options.data)
+    scores = predict(model, test)
+    seconds, probe = timed(model, test, options.seed)
+    print("seconds:", {name: round(value, 1) for name, value in seconds.items()}, flush=True)
+    background = Probe(model, test[balanced_rows(test.y, 200, seed=options.seed + 1)])
+    figure, shares = v_beats(model, test, scores, background, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "v_beats.png").write_bytes(png(figure, dpi=110))
+    print("V, share of positive attribution in the QRS:", {k: round(s["mean"], 2) for k, s in shares.items()}, flush=True)
+    page = ROOT / "outputs" / "scratch" / "explain" / options.out.name
+    found = explain(
+        model, test, out_dir=page, check_rows=options.check_rows, plant=not options.no_plant, seed=options.seed
+    )
+    shutil.copy(page / "explanations.json", options.out / "explanations.json")
+    shutil.copy(page / "explained_removal.png", options.out / "removal.png")
+    failures = verdicts(found)
+    result = {
+        "model": card["model"],
+        "data": card["source"],
+        "test_accuracy": float((scores.argmax(axis=1) == test.y).mean()),
+        "seconds": seconds,
+        "v_beats_qrs": shares,
+        "failures": failures,
+        "command": " ".join(["python tests/bench/explain.py MODEL_FILE DIR OUT", *sys.argv[4:]]),
+        "cpus": len(os.sched_getaffinity(0)),
+        "platform": platform.platform(),
+    }
+    (options.out / "explain.json").write_text(json.dumps(result, indent=1) + "\n")
+    for name in found.attributions:
+        gain = found.checks["removal"][name]["deletion_gain"]
+        print(name, "deletion gain", round(gain["mean"], 3), [round(x, 3) for x in gain["ci95"]], "fails:", failures[name] or "nothing")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Attributions against answers that follow from the network's weights."""
+
+import keras
+import numpy as np
+import pytest
+
+from conftest import toy_dataset
+from ecg_keras import build_model, to_spectrograms
+from ecg_keras.attribution import Cells, branch_shares, gradcam, lime, shap
+from ecg_keras.faithfulness import planted
+from ecg_keras.probe import Probe, feature_maps
+
+pytestmark = pytest.mark.numeric
+
+
+@pytest.fixture(autouse=True)
+def _same_weights():
+    keras.utils.set_random_seed(0)
+
+
+def linear_network(ds):
+    """A softmax of two classes straight from the samples: log-odds are linear in the row."""
+    inputs = keras.Input(ds.x.shape[1:], name="signal")
+    x = keras.layers.Flatten()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+
+
+def test_gradcam_is_the_class_activation_map_where_a_network_ends_in_one_dense_layer():
+    ds = planted(6)
+    model = build_model("cnn1d", like=ds, filters=(4, 6), dense_units=(), dropout=0)
+    inner = keras.Model(model.inputs[0], model.get_layer("features").output)
+    features = keras.ops.convert_to_numpy(inner.predict(ds.x, verbose=0))
+    kernel = keras.ops.convert_to_numpy(model.get_layer("probabilities").kernel)
+    cam = np.maximum(features @ (kernel[:, 1] - kernel[:, 0]), 0)  # Zhou et al., CVPR 2016, of the log-odds
+    n = cam.shape[1]
+    at = np.clip((np.arange(187) + 0.5) * n / 187 - 0.5, 0, n - 1)
+    expected = np.stack([np.interp(at, np.arange(n), row) for row in cam])
+    expected /= np.maximum(expected.sum(axis=1, keepdims=True), 1e-12)
+    assert expected.any()
+    for weights in ("mean", "elementwise"):
+        found = gradcam(Probe(model, ds), np.ones(6, int), layer="last", weights=weights)
+        np.testing.assert_allclose(found.signal[:, :, 0], expected, atol=1e-6)  # shares of 1
+
+
+def test_shap_and_lime_give_the_parts_of_a_linear_network():
+    ds = planted(40)
+    model = linear_network(ds)
+    probe = Probe(model, ds)[np.arange(3)]
+    kernel = keras.ops.convert_to_numpy(model.layers[-1].kernel)
+    slope = (kernel[:, 1] - kernel[:, 0])[:, None]
+    targets, back = np.ones(3, int), ds.x[20:28]
+    exact = slope * (ds.x[:3] - back.mean(axis=0))
+    for method, tolerance in ((shap, 1e-4), (lime, 0.05)):  # nats; LIME's ridge shrinks a little
+        found = method(probe, targets, background=back, parts=12)
+        np.testing.assert_allclose(found.quality["cells"], Cells(probe, 12).gather(exact), atol=tolerance)
+    assert found.quality["r2"].min() > 0.98
+
+
+def test_shap_sums_to_the_difference_of_log_odds():
+    ds = to_spectrograms(planted(16))
+    model = build_model("cnn2d", like=ds, filters=(4, 8))
+    back = ds.x[4:8]
+    found = shap(Probe(model, ds)[np.arange(2)], np.array([0, 1]), background=back, max_evals=100)
+    odds = lambda x: np.log(p := keras.ops.convert_to_numpy(model.predict(x, verbose=0)).astype(float)) - np.log(1 - p)  # noqa: E731
+    for row, target in enumerate((0, 1)):
+        difference = odds(ds.x[row : row + 1])[0, target] - odds(back)[:, target].mean()
+        assert abs(found.image[row].sum() - difference) < 0.02 * abs(difference)
+        assert abs(found.signal[row].sum() - difference) < 0.02 * abs(difference)
+    assert found.quality["additivity"].max() < 0.02
+
+
+@pytest.mark.parametrize("name", ["resnet1d", "cnn2d", "multimodal", "hybrid"])
+def test_a_row_does_not_depend_on_its_batch(name):
+    ds = toy_dataset(12)
+    options = {"hybrid": {"branches": ("time", "spectrogram")}, "multimodal": {"width": 8}}.get(name, {"filters": (4, 8)})
+    probe = Probe(build_model(name, like=ds, **options), ds)
+    whole = gradcam(probe, ds.y)
+    alone = gradcam(probe[[5]], ds.y[[5]])
+    assert whole.signal.shape == ds.x.shape
+    np.testing.assert_allclose(alone.signal[0], whole.signal[5], atol=1e-6)
+    assert np.isfinite(whole.signal).all() and (whole.signal >= 0).all()
+
+
+def test_an_image_and_its_signal_have_equal_sums_and_known_axes():
+    ds = toy_dataset(8)
+    probe = Probe(build_model("cnn2d", like=ds, filters=(4, 8)), ds)
+    found = lime(probe[[0, 1]], ds.y[:2], n_draws=50)
+    assert found.image.shape == (2, len(probe.freqs_hz), len(probe.times_s)) == (2, *probe.x.shape[1:3])
+    np.testing.assert_allclose(found.image.sum(axis=(1, 2)), found.signal.sum(axis=(1, 2)), rtol=1e-4)
+    assert probe.freqs_hz[-1] == 62.5 and probe.times_s[1] == probe.grid.hop_length / 125
+
+
+def test_a_model_with_the_image_inside_explains_as_one_given_images():
+    ds = toy_dataset(6)
+    model = build_model("cnn2d", like=ds, filters=(4, 8))
+    twin = build_model("cnn2d", like=to_spectrograms(ds), filters=(4, 8))
+    twin.set_weights(model.get_weights())
+    inside, given = (gradcam(Probe(m, d), ds.y) for m, d in ((model, ds), (twin, to_spectrograms(ds))))
+    np.testing.assert_allclose(inside.image, given.image, atol=1e-5)
+    assert inside.image.max() > 0
+
+
+def test_maps_are_found_in_nested_branches_and_finer_where_asked():
+    ds = toy_dataset(6)
+    model = build_model("hybrid", like=ds, branches=("time", "spectrum", "spectrogram"))
+    last = feature_maps(model, None)
+    assert [(m.branch, m.kind) for m in last] == [("time", "time"), ("spectrum", "frequency"), ("spectrogram", "image")]
+    fine = feature_maps(model, None, step_s=0.08, duration_s=187 / 125)
+    assert [m.layer.output.shape[-2] for m in (last[0], fine[0])] == [12, 24]
+
+
+def test_branches_sum_to_the_difference_from_the_background():
+    ds = toy_dataset(20)
+    probe = Probe(build_model("multimodal", like=ds, width=8), ds)
+    own, back = probe[np.arange(3)], probe[np.arange(3, 11)]
+    values = branch_shares(own, ds.y[:3], background=back)
+    assert list(values) == ["time", "spectrum", "metadata"]
+    difference = own.log_odds()[np.arange(3), ds.y[:3]] - back.log_odds()[:, ds.y[:3]].mean(axis=0)
+    np.testing.assert_allclose(sum(values.values()), difference, atol=1e-4)
+
+
+def test_crops_of_long_records_are_explained_over_the_record():
+    ds = toy_dataset(8, samples=500, leads=2)
+    short = ds.replace(x=ds.x[:, :200])
+    probe = Probe(build_model("resnet1d", like=short, filters=(4, 8)), ds)
+    assert gradcam(probe, ds.y).signal.shape == ds.x.shape
+    assert lime(probe[[0]], ds.y[:1], n_draws=60).signal.shape == (1, 500, 2)
+
+
+def test_log_odds_are_those_of_the_probabilities():
+    for multi_label in (False, True):
+        ds = toy_dataset(10, multi_label=multi_label)
+        model = build_model("cnn1d", like=ds, filters=(4,))
+        p = keras.ops.convert_to_numpy(model.predict(ds.x, verbose=0))
+        np.testing.assert_allclose(Probe(model, ds).probabilities(), p, atol=1e-5)
+
+
+def test_a_network_without_convolutions_is_told_what_to_use():
+    ds = planted(4)
+    with pytest.raises(ValueError, match="none; use methods="):
+        gradcam(Probe(linear_network(ds), ds), ds.y)
+
+
+def test_parts_cover_a_row_once():
+    ds = toy_dataset(2, leads=3)
+    probe = Probe(build_model("cnn1d", like=ds, filters=(4,)), ds)
+    cells = Cells(probe, 48)
+    values = np.random.default_rng(0).normal(size=(2, cells.n))
+    np.testing.assert_allclose(cells.gather(cells.spread(values)), values)
+    assert cells.tree()[-1, 3] == cells.n and len(cells.tree()) == cells.n - 1

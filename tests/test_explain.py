@@ -1,0 +1,171 @@
+"""Explanations of trained networks: a planted answer, the checks, files and refusals."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from conftest import toy_dataset
+from ecg_keras import SpectrogramGrid, build_model, explain
+from ecg_keras.attribution import Attribution, gradcam, lime, shap
+from ecg_keras.explain import default_rows, report_section, verdicts
+from ecg_keras.faithfulness import agreement, deletion_and_insertion, mean_with_interval, other_weights, planted
+from ecg_keras.probe import Probe
+from ecg_keras.serving import load_served, save_served
+
+SPAN = slice(68, 120)  # samples in which the planted class differs
+FAMILIES = {
+    "resnet1d": {"filters": (16, 32)},
+    # windows of 256 ms, 32 ms apart: the default of 512 ms is wider than the span
+    "cnn2d": {"filters": (16, 32), "grid": SpectrogramGrid(125.0, frame_length=32, hop_length=4)},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def taught(request):
+    """A network that tells planted rows from plain ones, and fresh rows."""
+    train, test = planted(448), planted(60, seed=1)
+    keras.utils.set_random_seed(0)
+    model = build_model(request.param, like=train, **FAMILIES[request.param])
+    model.compile(keras.optimizers.AdamW(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(train.x, train.y, batch_size=32, epochs=8, verbose=0)
+    assert model.evaluate(test.x, test.y, verbose=0)[1] > 0.95
+    return model, test
+
+
+def inside(found):
+    """Mean share of positive attribution in the planted span."""
+    positive = np.maximum(found.signal, 0).sum(axis=2)
+    return (positive[:, SPAN].sum(axis=1) / positive.sum(axis=1)).mean()
+
+
+def test_at_least_80_percent_of_the_attribution_is_where_the_classes_differ(taught):
+    model, test = taught
+    probe, plain = Probe(model, test), test.x[test.y == 0][:8]
+    rows = probe[np.flatnonzero(test.y == 1)]
+    targets = np.ones(len(rows), int)
+    few = rows[np.arange(4)]
+    assert inside(gradcam(rows, targets)) >= 0.8
+    assert inside(shap(few, targets[:4], background=plain)) >= 0.8
+    assert inside(lime(few, targets[:4], background=plain)) >= 0.6  # chance: 0.28
+
+
+def test_a_true_explanation_passes_the_checks_and_noise_does_not(taught):
+    model, test = taught
+    rows = Probe(model, test)[np.flatnonzero(test.y == 1)[:12]]
+    targets = np.ones(12, int)
+    noise = np.random.default_rng(0).random(rows.x.shape[:3] if rows.is_images else rows.x.shape)
+    kinds = {"gradcam": gradcam(rows, targets), "noise": Attribution("noise", noise, None, {})}
+    fill = test.x[test.y == 0].mean(axis=0) if not rows.is_images else Probe(model, test[test.y == 0]).x.mean(axis=0)
+    result = deletion_and_insertion(rows, targets, kinds, fill=fill)
+    assert result["gradcam"]["deletion_gain"]["ci95"][0] > 0
+    assert result["gradcam"]["insertion_gain"]["ci95"][0] > 0
+    assert result["noise"]["deletion_gain"]["ci95"][0] <= 0.02  # in probability
+    assert result["gradcam"]["deletion"][0] > 0.9 > result["gradcam"]["deletion"][-1]
+
+    kept = [w.copy() for w in rows.network.get_weights()]
+    shown = lambda probe, targets: Attribution("row", np.abs(probe.x).sum(axis=-1), None, {})  # noqa: E731 - shows the row, whatever was learned
+    ranks = other_weights(
+        rows, targets, {"gradcam": kinds["gradcam"], "row": shown(rows, targets)}, {"gradcam": gradcam, "row": shown}
+    )
+    assert ranks["row"]["mean"] > 0.999 > ranks["gradcam"]["mean"]
+    for before, after in zip(kept, rows.network.get_weights()):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_a_reloaded_model_explains_alike_and_everything_is_written(taught, tmp_path):
+    model, test = taught
+    save_served(tmp_path / "model.keras", model, test)
+    loaded, _ = load_served(tmp_path / "model.keras")
+    options = {"methods": ("gradcam", "lime"), "seed": 0}
+    found = explain(loaded, test, check_rows=8, plant=False, out_dir=tmp_path / "out", **options)
+    same = explain(model, test, rows=found.rows, check_rows=0, **options)
+    np.testing.assert_allclose(found["gradcam"].signal, same["gradcam"].signal, atol=1e-5)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {f"explained_{row}.png" for row in found.rows} | {"explanations.html", "explanations.json"}
+    numbers = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert numbers["synthetic"] and len(numbers["rows"]) == len(found.rows)
+    assert set(verdicts(found)) == {"gradcam", "lime"}
+    page = (tmp_path / "out" / "explanations.html").read_text()
+    assert "Can the pictures be believed?" in page and page.count("<img") >= len(found.rows) + 1
+    with pytest.raises(ValueError, match="fs 100"):
+        explain(loaded, test.replace(fs=100))
+
+
+def test_the_section_of_a_report_has_a_heading_a_body_and_pictures(monkeypatch):
+    ds = toy_dataset(30)
+    model = build_model("multimodal", like=ds, width=8)
+    monkeypatch.setattr("ecg_keras.explain._installed", lambda: ("gradcam", "lime"))
+    monkeypatch.setattr("ecg_keras.faithfulness.planted_shares", lambda *args, **kwargs: None)
+    heading, html, pictures = report_section(model, ds)
+    assert heading and "Share of each branch" in html and "deletion gain" in html
+    assert all(data[:4] == b"\x89PNG" and caption for data, caption in pictures.values())
+
+
+def test_default_rows_are_hits_misses_and_typical_rows_of_each_class():
+    ds = toy_dataset(9)  # classes 0 1 2 0 1 2 ...
+    scores = np.full((9, 3), 0.1)
+    scores[np.arange(9), ds.y] = np.linspace(0.5, 0.8, 9)
+    scores[4] = [0.9, 0.05, 0.05]  # of class 1, surely taken for 0
+    chosen = default_rows(ds, scores)
+    assert chosen[6] == "N: most confident hit" and chosen[7] == "S: most confident hit"
+    assert chosen[4] == "S: most confident miss" and sum("typical" in role for role in chosen.values()) == 3
+
+
+def test_multi_label_rows_are_explained_for_a_true_class():
+    ds = toy_dataset(20, multi_label=True, leads=3)
+    model = build_model("cnn1d", like=ds, filters=(4, 8))
+    found = explain(model, ds, rows=[3, -1], target="true", methods="gradcam", check_rows=0)
+    assert found.rows.tolist() == [3, 19] and found.targets.tolist() == ds.y[[3, 19]].argmax(axis=1).tolist()
+    assert found["gradcam"].signal.shape == (2, 187, 3)
+    assert explain(model, ds, rows=[0], target="V", methods="gradcam", check_rows=0).targets.tolist() == [2]
+
+
+def test_waveforms_can_be_given_for_images():
+    from ecg_keras import to_spectrograms
+
+    signals = toy_dataset(20)
+    images = to_spectrograms(signals)
+    model = build_model("cnn2d", like=images, filters=(4, 8))
+    found = explain(model, images, rows=[2], methods=("gradcam",), signals=signals.x, check_rows=0)
+    np.testing.assert_array_equal(found.probe.signals[0], signals.x[2])
+    with pytest.raises(ValueError, match="signals must have shape"):
+        explain(model, images, rows=[2], signals=signals.x[:5])
+
+
+def test_agreement_of_a_method_with_itself_is_one():
+    ds = toy_dataset(10)
+    probe = Probe(build_model("cnn1d", like=ds, filters=(4, 8)), ds)
+    cam = gradcam(probe, ds.y)
+    pairs = agreement(probe, {"a": cam, "b": cam})
+    assert pairs[("a", "b")]["mean"] == pytest.approx(1)
+    assert mean_with_interval([np.nan])["mean"] is None
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"rows": [99]}, "row 99 is not there: the data set has 20 rows"),
+        ({"rows": []}, "rows must be row numbers"),
+        ({"rows": [0.5]}, "rows must be row numbers"),
+        ({"target": "X"}, "target='X' is not a class; choose 'predicted', 'true' or one of N, S, V"),
+        ({"methods": ("gradcm",)}, "methods='gradcm' is not known; choose one of 'gradcam', 'shap', 'lime'"),
+        ({"methods": ()}, "methods is empty"),
+        ({"layer": "first"}, "layer='first' is not known"),
+    ],
+)
+def test_bad_requests_are_refused(change, message):
+    ds = toy_dataset(20)
+    model = build_model("cnn1d", like=ds, filters=(4,))
+    with pytest.raises(ValueError, match=message):
+        explain(model, ds, **{"methods": ("gradcam",), "check_rows": 0, "rows": [0], **change})
+
+
+def test_rows_of_another_shape_are_refused():
+    ds = toy_dataset(20)
+    model = build_model("cnn1d", like=ds, filters=(4,))
+    with pytest.raises(ValueError, match=r"'signal' needs rows of shape \(187, 1\), .* \(100, 1\)"):
+        explain(model, ds.replace(x=ds.x[:, :100]))
+    with pytest.raises(TypeError, match="ds must be an ECGDataset, as a loader gives it, got ndarray"):
+        explain(model, ds.x)
