@@ -17,6 +17,7 @@ import time
 
 from ecg_keras._checks import check_option, check_positive, require
 from ecg_keras.dataset import ECGDataset, check_parts
+from ecg_keras.search_result import Search
 from ecg_keras.spaces import declare
 from ecg_keras.storage import cache_folder, fingerprint, read_json, write_json
 from ecg_keras.trials import decoded, encoded, read_parts, write_parts
@@ -351,8 +352,6 @@ def _work_for_chief(folder, identity, data_file, role, workers):
             raise RuntimeError(f"the chief gave no trials any more, but has not ended its search in {folder}; look at it there.")
         time.sleep(0.5)
     import pandas as pd
-
-    from ecg_keras.supervisor import Search
 
     board = pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str})
     return Search(
