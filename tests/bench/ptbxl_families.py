@@ -56,7 +56,8 @@ def keep(scratch, name, runs, *, protocol, script):
             shutil.copy(out / file, folder / file)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     command = shlex.join(["python", str(script.relative_to(ROOT)), "--families", runs[0].parent.name])
-    return record_result(ROOT / "outputs" / "results.csv", runs, protocol=protocol, command=command, commit=commit)
+    model = runs[0].parent.name
+    return record_result(ROOT / "outputs" / "results.csv", runs, protocol=protocol, command=command, commit=commit, model=model)
 
 
 def main():
