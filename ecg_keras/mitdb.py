@@ -100,7 +100,7 @@ def load_mitbih_records(
     val_fraction, test_fraction : float, default 0.15
         Share of patients for validation (of those not tested on) and test ("patient" only).
     val_records : sequence of str, optional
-        Validate on these instead of drawing patients.
+        Validate on those of these that are not tested on, instead of drawing patients.
     fold, n_folds : int, default 0 and 5
         Which group "kfold" tests on, and of how many. Groups are drawn so that classes are spread
         (scikit-learn's StratifiedGroupKFold).
@@ -184,7 +184,7 @@ def load_mitbih_records(
     if unwanted.any():
         notes.append(f"{unwanted.sum()} train beats annotated {' '.join(train_without)} left out of train")
     parts = {"train": whole[in_train & ~unwanted], "val": whole[in_val], "test": whole[in_test]}
-    parts["train"] = _thinned(parts["train"], most_per_class, seed)
+    parts["train"] = thinned(parts["train"], most_per_class, seed)
     source = f"{whole.source}, {_name(split, fold, n_folds)}"
     seconds = {"load": time.perf_counter() - start}
     for name, part in parts.items():
@@ -303,7 +303,7 @@ def fold_patients(whole, fold, *, n_folds=5, seed=0):
     return np.unique(whole.patients[list(folds)[fold][1]])
 
 
-def _thinned(ds, most, seed):
+def thinned(ds, most, seed):
     """At most `most` rows of each class of each recording, in the order they came."""
     if most is None:
         return ds
@@ -342,9 +342,9 @@ PRESETS = {
             "lead": ("MLII", "other"),
             "typical": True,
             "train_without": "a",
-            "val_fraction": 0.1,
+            "val_records": ("205", "220"),  # beats of kinds that other DS1 patients have too
         },
-        "model": {"name": "rhythm"},
+        "model": {"name": "rhythm", "filters": ()},
         "fit": {
             "epochs": 10,
             "batch_size": 512,

@@ -105,3 +105,21 @@ def test_metadata_are_needed(like):
 def test_misspelled_option_is_refused(like):
     with pytest.raises(TypeError, match="droput"):
         rhythm(like, droput=0.5)
+
+
+def test_trained_on_some_records_and_measured_on_others_by_the_saved_file(tmp_path):
+    """The whole way: records, fit, a file, and other records prepared as the file says."""
+    pytest.importorskip("wfdb")
+    from ecg_keras import fit_and_report
+    from ecg_keras.demo import write_demo_records
+    from ecg_keras.mitdb import PRESETS, load_beats, load_mitbih_records
+    from ecg_keras.serving import load_served, predict
+
+    write_demo_records(tmp_path / "records", n_patients=6, duration_s=60)
+    settings = PRESETS["rhythm"]["load"] | {"split": "patient", "val_records": None}
+    parts = load_mitbih_records(tmp_path / "records", **settings)
+    model = rhythm(parts[0], filters=(), members=2)
+    fit_and_report(model, *parts, out_dir=tmp_path / "out", epochs=1, progress=False)
+    saved, card = load_served(tmp_path / "out" / "model.keras")
+    again = load_beats(tmp_path / "records", sorted(set(parts[2].records)), **card["preparation"])
+    np.testing.assert_allclose(predict(saved, again), predict(model, parts[2]), atol=1e-5)

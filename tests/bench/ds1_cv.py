@@ -1,6 +1,6 @@
 """Measure models on MIT-BIH patients they have not seen: 5-fold cross-validation inside DS1, whole patients.
 
-    python tests/bench/ds1_cv.py rhythm DIR [--seeds 0,1] [--set filters=()] ...
+    python tests/bench/ds1_cv.py rhythm DIR [--seeds 0,1] [--folds 0,1,2,3,4] [--set filters=()] ...
     python tests/bench/ds1_cv.py signal-to-image DIR --most-per-class 60 --set epochs=4
 
 The settings are those of the preset of that name; ``--set`` changes keywords of the model or of fitting. Every beat of every DS1
@@ -10,6 +10,7 @@ outputs/ds1_cv/NAME.json; a run that is killed goes on with the folds that are m
 
 import argparse
 import ast
+import dataclasses
 import inspect
 import json
 import os
@@ -23,13 +24,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
+from ecg_keras import beat_rows, beats, signals
+from ecg_keras.beat_rows import BeatPreparation
 from ecg_keras.machine import peak_rss_mb, versions
-from ecg_keras.mitdb import DS1, PRESETS, _thinned, fold_patients, load_beats
+from ecg_keras.mitdb import DS1, PRESETS, fold_patients, thinned
 from ecg_keras.models import MODELS
 from ecg_keras.rhythm import rhythm, signal_to_image
 from ecg_keras.serving import predict
 from ecg_keras.splits import draw_patients
-from ecg_keras.storage import write_json
+from ecg_keras.storage import cache_folder, file_stamp, fingerprint, read_cache, write_cache, write_json
 from ecg_keras.training import fit
 
 N_FOLDS = 5
@@ -42,8 +45,12 @@ def main():
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("directory")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--name", help="of the result file, by default the preset's")
     parser.add_argument("--most-per-class", type=int, help="train beats of a class and record, at most")
+    parser.add_argument(
+        "--test-at-most", type=int, help="test beats of a class and record, drawn at random and weighted back; by default all"
+    )
     parser.add_argument("--train-without", help="symbols left out of train; by default the preset's")
     parser.add_argument("--features-without", default="", help="prefixes of metadata columns to leave out, by comma")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE")
@@ -60,19 +67,20 @@ def main():
         parser.error(f"--set: unknown {', '.join(unknown)}")
     without = preset["load"].get("train_without", "") if options.train_without is None else options.train_without
     start = time.perf_counter()
-    ds = load_beats(options.directory, DS1, **preparation)
-    usable = ~np.isin(symbols(options.directory, ds), list(without))
+    ds, symbols = load(options.directory, BeatPreparation(**preparation))
+    usable = ~np.isin(symbols, list(without))
     if options.features_without:
         kept = [i for i, name in enumerate(ds.metadata_names) if not name.startswith(tuple(options.features_without.split(",")))]
         ds = ds.replace(metadata=ds.metadata[:, kept], metadata_names=[ds.metadata_names[i] for i in kept])
     load_s = time.perf_counter() - start
     path = pathlib.Path("outputs/ds1_cv") / f"{options.name or options.preset}.json"
     settings = {"model": modelling, "fit": fitting, "load": preparation, "train_without": without}
-    settings |= {"most_per_class": options.most_per_class, "features_without": options.features_without}
+    settings |= {"most_per_class": options.most_per_class, "features_without": options.features_without, "test_at_most": options.test_at_most}
     result = {
         "command": "python tests/bench/ds1_cv.py " + " ".join(os.sys.argv[1:]).replace(options.directory, "DIR"),
         "data": ds.source + ", the 22 DS1 records; " + ds.notes[0],
-        "protocol": f"{N_FOLDS} folds of whole patients, validation patients cut off train, every test beat counted",
+        "protocol": f"{N_FOLDS} folds of whole patients, validation patients cut off train, "
+        + ("every test beat counted" if options.test_at_most is None else f"at most {options.test_at_most} test beats of a class and record, weighted"),
         "settings": json.loads(json.dumps(settings, default=str)),
         "versions": versions(),
         "cores": len(os.sched_getaffinity(0)),
@@ -82,9 +90,9 @@ def main():
         result["runs"] = old["runs"]
     done = {(run["seed"], run["fold"]) for run in result["runs"]}
     for seed in map(int, options.seeds.split(",")):
-        for fold in range(N_FOLDS):
+        for fold in map(int, options.folds.split(",")):
             if (seed, fold) not in done:
-                run = measure(ds, usable, family, modelling, fitting, fold, seed, options.most_per_class)
+                run = measure(ds, usable, family, modelling, fitting, fold, seed, options.most_per_class, options.test_at_most)
                 result["runs"].append({"seed": seed, "fold": fold, "load_s": round(load_s, 1)} | run)
                 print(seed, fold, run["records"], {key: round(run[key], 3) for key in ("macro_f1", "S_se", "S_pp", "V_se", "V_pp")}, flush=True)
                 result["peak_rss_mb"] = peak_rss_mb()
@@ -94,20 +102,30 @@ def main():
     print(json.dumps(result["summary"], indent=1))
 
 
-def symbols(directory, ds):
-    """The annotation symbol of each row, for leaving some out of train."""
-    from ecg_keras.beat_rows import BeatPreparation, beat_rows
+def load(directory, preparation):
+    """DS1 as a data set and its symbols; kept in the cache, as many runs ask for the same."""
+    path = cache_folder() / "ds1_cv" / (fingerprint(dataclasses.asdict(preparation)) + ".bin")
+    key = [file_stamp(pathlib.Path(module.__file__)) for module in (beats, beat_rows, signals)]
+    if (kept := read_cache(path, key)) is not None:
+        few, _ = beat_rows.beat_rows(directory, DS1[:1], preparation)
+        symbols, counts = kept.pop("symbols"), str(bytes(kept.pop("note")), "utf-8")
+        kept = {name: values.astype(str) if name in ("records", "patients") else values for name, values in kept.items()}
+        return few.replace(**kept, notes=(counts,)), symbols.astype(str)
+    ds, symbols = beat_rows.beat_rows(directory, DS1, preparation)
+    arrays = {"x": ds.x, "y": ds.y, "records": ds.records.astype("S8"), "patients": ds.patients.astype("S8")}
+    arrays |= {"metadata": ds.metadata} if ds.metadata is not None else {}
+    arrays |= {"symbols": symbols.astype("S1"), "note": np.frombuffer(ds.notes[0].encode(), np.uint8)}
+    write_cache(path, key, arrays)
+    return ds, symbols
 
-    return beat_rows(directory, DS1, BeatPreparation(**ds.preparation | {"features": None, "typical": False}))[1]
 
-
-def measure(ds, usable, family, modelling, fitting, fold, seed, most):
+def measure(ds, usable, family, modelling, fitting, fold, seed, most, most_test):
     """Train on all folds but one, measure on that one."""
     in_test = np.isin(ds.patients, fold_patients(ds, fold, n_folds=N_FOLDS))
     rest = ds[~in_test]
     in_val = np.isin(ds.patients, draw_patients(rest, 0.1, seed=seed))
-    train, val, test = _thinned(ds[~in_test & ~in_val & usable], most, seed), ds[in_val], ds[in_test]
-    val = _thinned(val, most and 3 * most, seed)
+    train, val, test = thinned(ds[~in_test & ~in_val & usable], most, seed), ds[in_val], ds[in_test]
+    val = thinned(val, most and 3 * most, seed)
     keras.utils.set_random_seed(seed)
     model = family(train, **modelling)
     folder = tempfile.mkdtemp()
@@ -115,11 +133,7 @@ def measure(ds, usable, family, modelling, fitting, fold, seed, most):
     history = fit(model, train, val, folder=folder, seed=seed, progress=False, **fitting)
     fit_s = time.perf_counter() - start
     shutil.rmtree(folder)
-    predicted = np.concatenate([predict(model, test[i : i + 2048], batch_size=256).argmax(axis=1) for i in range(0, len(test), 2048)])
-    confusion = {
-        str(record): np.bincount(3 * test.y[test.records == record] + predicted[test.records == record], minlength=9).reshape(3, 3).tolist()
-        for record in np.unique(test.records)
-    }
+    confusion = confusions(model, test, thinned(test, most_test, seed))
     keras.backend.clear_session()
     return figures(np.sum(list(confusion.values()), axis=0)) | {
         "records": " ".join(confusion),
@@ -130,6 +144,18 @@ def measure(ds, usable, family, modelling, fitting, fold, seed, most):
         "n_parameters": model.count_params(),
         "confusion": confusion,
     }
+
+
+def confusions(model, test, sample):
+    """A 3 x 3 table (true, predicted) per record; a sample's rows are scaled to the record's own counts."""
+    predicted = np.concatenate([predict(model, sample[i : i + 2048], batch_size=256).argmax(axis=1) for i in range(0, len(sample), 2048)])
+    tables = {}
+    for record in np.unique(test.records):
+        rows = sample.records == record
+        table = np.bincount(3 * sample.y[rows] + predicted[rows], minlength=9).reshape(3, 3)
+        true = np.bincount(test.y[test.records == record], minlength=3)
+        tables[str(record)] = (table * (true / table.sum(axis=1).clip(1))[:, None]).round(2).tolist()
+    return tables
 
 
 def figures(confusion):
