@@ -13,7 +13,7 @@ import numpy as np
 from ecg_keras import pages
 from ecg_keras.examples import typical_rows
 
-_SAMPLE_ROWS = 20_000  # rows looked at for ranges; duplicates and labels use all
+_SAMPLE_ROWS = 5_000  # rows looked at for ranges; duplicates and labels use all
 _FEW_ROWS = 20  # of a class: one row more or less moves its recall by 5 points
 
 
@@ -48,7 +48,7 @@ def inspect(train=None, val=None, test=None):
         ``mean``, ``std``, ``zeros`` (share of entries), ``class_counts``, ``patients``, ``records``,
         ``constant_leads`` (rows in which each lead does not move), ``equal_leads``, ``duplicates`` (rows seen
         before in the part) and ``label_runs`` (runs of equal labels over those expected of shuffled rows).
-        Ranges are of up to 20,000 evenly spaced rows.
+        Ranges are of up to 5,000 evenly spaced rows.
 
     Examples
     --------

@@ -57,7 +57,7 @@ def check_fits(model, ds):
         raise ValueError(f"the model has {model.output_shape[-1]} outputs, the data set {len(ds.classes)} classes.")
 
 
-def predict(model, ds, *, batch_size=1024):
+def predict(model, ds, *, batch_size=256):
     """Probabilities of a network for the rows of a data set.
 
     Parameters
@@ -67,7 +67,7 @@ def predict(model, ds, *, batch_size=1024):
     ds : ECGDataset
         Rows in the form the model takes; longer signals are cut in overlapping crops
         whose probabilities are averaged.
-    batch_size : int, default 1024
+    batch_size : int, default 256
         Rows at once; less for long records, so that a batch stays below about 64 MB.
 
     Returns
@@ -96,8 +96,13 @@ def predict(model, ds, *, batch_size=1024):
 
 
 def _run(model, arrays, batch_size):
-    """Probabilities as NumPy."""
-    return keras.ops.convert_to_numpy(model.predict(fed(arrays), batch_size=batch_size, verbose=0))
+    """Probabilities as NumPy, a batch at a time: Keras's own predict would copy all rows first."""
+    n = len(next(iter(arrays.values())))
+    parts = [
+        np.asarray(model.predict_on_batch(fed({name: array[start : start + batch_size] for name, array in arrays.items()})))
+        for start in range(0, n, batch_size)
+    ]
+    return np.concatenate(parts)
 
 
 def served(model, like, *, thresholds=None, name=None):
