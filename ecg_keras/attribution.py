@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ecg_keras._checks import check_option, require
-from ecg_keras.probe import feature_maps
+from ecg_keras.feature_maps import feature_maps
 
 _STEP_S = 0.08  # positions of a feature map farther apart than a QRS is wide cannot show one
 _PARTS_SHAP = 48  # stretches of time SHAP divides a row into; of an image, patches: about five times as many
@@ -209,7 +209,7 @@ def lime(probe, targets, *, background=None, parts=_PARTS_LIME, n_draws=None, se
         Rows of the view whose mean replaces a part; by default up to 200 of the probe's own, of each
         class as many.
     parts : int, default 24
-        As in `shap`.
+        As in `shap`; of more than two leads, which would need very many draws, all are taken out together.
     n_draws : int, optional
         Draws per row; 500, or ten per part if that is more (at most 2,000), by default.
     seed : int, default 0
@@ -224,7 +224,7 @@ def lime(probe, targets, *, background=None, parts=_PARTS_LIME, n_draws=None, se
 
     targets, rng = np.asarray(targets), np.random.default_rng(seed)
     fill = replacement(probe, seed=seed) if background is None else np.mean(background, axis=0)
-    cells = Cells(probe, parts)
+    cells = Cells(probe, parts, leads=len(probe.leads) <= 2)
     n_draws = n_draws or int(np.clip(10 * cells.n, 500, 2000))
     values, fits = np.zeros((len(probe), cells.n)), []
     for i in range(len(probe)):
@@ -414,7 +414,8 @@ def _attribution(method, probe, view, signal, quality):
     if probe.grid is None:
         view = signal
     kind = "image" if probe.is_images else "spectrum" if probe.is_spectra else "signal"
-    return Attribution(method, view.astype(np.float32), None if signal is None else signal.astype(np.float32), {**quality, "view": kind})
+    signal = None if signal is None else signal.astype(np.float32)
+    return Attribution(method, view.astype(np.float32), signal, {**quality, "view": kind})
 
 
 def _unit(values):

@@ -4,86 +4,29 @@ Conventions
 -----------
 An explanation belongs to a row and a class. Attributions are aligned with the signal
 (n, samples, leads) and, for image models, with the image (n, freqs, frames); see
-`attribution.py` for their units, `faithfulness.py` for the checks. A page says
-of every method which checks it passes and which it fails.
+`attribution.py` for their units, `faithfulness.py` for the checks, `explanations.py`
+for the page.
 """
 
 import functools
-import pathlib
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from ecg_keras import faithfulness, overlays, pages
+from ecg_keras import faithfulness, overlays
 from ecg_keras._checks import check_option, check_signals
 from ecg_keras.attribution import METHODS, balanced_rows, branch_shares, replacement
 from ecg_keras.dataset import ECGDataset
-from ecg_keras.plots import png
+from ecg_keras.explanations import AFTER_S, BEFORE_S, QRS_S, Explanations, check_pictures, checks_html, row_pictures, write
 from ecg_keras.probe import Probe
 from ecg_keras.serving import predict
-from ecg_keras.storage import atomic_path, write_json, write_text
 
-QRS_S = (-0.08, 0.12)  # around R: a wide QRS fits
-_PER_CLASS = 200  # rows Grad-CAM averages over
+_PER_CLASS = 200  # rows Grad-CAM averages over, at most
+_AVERAGED_BYTES = 64e6  # that these rows may take together
 _OTHER_WEIGHTS_ROWS = 8
+_HEAVY = 6000  # values of a row: above, SHAP of 15 rows with eight background rows takes minutes
 _REPORT_ROWS = 20  # that the section of a report is checked on
 _MOST_CLASSES = 8  # classes that default rows are taken from: the largest
-_LIMITS = {"additivity": 0.02, "other_weights": 0.5, "planted": 0.8}
-
-
-@dataclass
-class Explanations:
-    """What `explain` found.
-
-    Attributes
-    ----------
-    rows : int, shape (n,)
-        Row numbers in the data set.
-    roles : list of str
-        Why each was chosen.
-    targets : int, shape (n,)
-        Class explained.
-    probabilities : float, shape (n, classes)
-        What the model says of each row.
-    attributions : dict of str to Attribution
-        By method: ``.signal`` (n, samples, leads), ``.image`` (n, freqs, frames) or None, ``.quality``.
-    freqs_hz, times_s : float or None
-        Axes of the image (of a spectrum, frequencies alone).
-    branches : dict of str to float (n,), or None
-        What each branch of a fused network adds to the class's log-odds, against its mean.
-    checks : dict
-        Figures of the checks.
-    averages : dict
-        Class to signals and attributions around the R peak, as `overlays.plot_averages` takes them.
-    """
-
-    classes: tuple
-    rows: np.ndarray
-    roles: list
-    targets: np.ndarray
-    probabilities: np.ndarray
-    y: np.ndarray
-    attributions: dict
-    freqs_hz: np.ndarray | None
-    times_s: np.ndarray | None
-    branches: dict | None = None
-    checks: dict = field(default_factory=dict)
-    averages: dict = field(default_factory=dict)
-    seconds: dict = field(default_factory=dict)
-    probe: Probe | None = None
-    out_dir: pathlib.Path | None = None
-
-    def __getitem__(self, method):
-        return self.attributions[method]
-
-    def __len__(self):
-        return len(self.rows)
-
-    @property
-    def page(self):
-        """Path of explanations.html, or None."""
-        return None if self.out_dir is None else self.out_dir / "explanations.html"
 
 
 def explain(
@@ -160,7 +103,8 @@ def explain(
     if not methods:
         raise ValueError(f"methods is empty; choose of {', '.join(METHODS)}.")
     if target not in ("predicted", "true", *ds.classes):
-        raise ValueError(f"target={target!r} is not a class; choose 'predicted', 'true' or one of {', '.join(ds.classes)}.")
+        known = ", ".join(ds.classes)
+        raise ValueError(f"target={target!r} is not a class; choose 'predicted', 'true' or one of {known}.")
     rows = None if rows is None else _checked_rows(rows, len(ds))
     waveforms = ds.x if ds.grid is None else _checked_waveforms(signals, ds)
     Probe(model, ds[:1])  # refuses what does not fit before anything takes time
@@ -181,7 +125,7 @@ def explain(
     fill = replacement(background)
     compute = {
         "gradcam": functools.partial(METHODS["gradcam"], layer=layer, weights=weights),
-        "shap": functools.partial(METHODS["shap"], background=background.x[:8], seed=seed),
+        "shap": functools.partial(METHODS["shap"], background=fill[None] if _heavy(probe) else background.x[:8], seed=seed),
         "lime": functools.partial(METHODS["lime"], background=fill[None], seed=seed),
     }
     targets = _targets(ds.y[rows], scores[rows], target, ds.classes)
@@ -209,7 +153,7 @@ def explain(
         _check(found, ds, scores, waveforms, compute, (check, checked), (average, averaged), fill, plant, seed)
         seconds["checks"] = time.perf_counter() - start
     if out_dir is not None:
-        _write(found, ds, out_dir)
+        write(found, ds, out_dir)
     return found
 
 
@@ -238,8 +182,13 @@ def report_section(model, test, *, network=None, signals=None):
     found = explain(
         model if network is None else network, test, methods=_installed(), signals=signals, check_rows=few
     )
-    pictures = {**_check_pictures(found, test), **_row_pictures(found, test)}
-    return "What decided", _checks_html(found, test), pictures
+    pictures = {**check_pictures(found, test), **row_pictures(found)}
+    return "What decided", checks_html(found), pictures
+
+
+def _heavy(probe):
+    """True where a row is so large that SHAP takes the background's mean instead of eight rows of it."""
+    return probe.x[0].size > _HEAVY
 
 
 def _installed():
@@ -264,11 +213,9 @@ def _checked_waveforms(signals, ds):
     """Waveforms of the rows of a data set without any, or None."""
     if signals is None:
         return None
-    signals = check_signals("signals", signals)
-    if len(signals) != len(ds) or (ds.n_samples and signals.shape[1] != ds.n_samples) or signals.shape[2] != len(ds.leads):
-        raise ValueError(
-            f"signals must have shape ({len(ds)}, {ds.n_samples}, {len(ds.leads)}): the waveforms of the rows of ds; got {signals.shape}."
-        )
+    signals, shape = check_signals("signals", signals), (len(ds), ds.n_samples, len(ds.leads))
+    if signals.shape != shape:
+        raise ValueError(f"signals must have shape {shape}: the waveforms of the rows of ds; got {signals.shape}.")
     return signals
 
 
@@ -293,7 +240,8 @@ def default_rows(ds, probabilities):
     Returns
     -------
     rows : dict of int to str
-        Row number to why it was chosen, class by class. A miss of a multi-label row is a true class with the lowest probability.
+        Row number to why it was chosen, class by class. A miss of a multi-label row is a true class with the
+        lowest probability.
     """
     counts = ds.class_counts()
     chosen = {}
@@ -332,11 +280,12 @@ def _targets(y, scores, target, classes):
 
 
 def _rows_to_average(ds, scores, seed):
-    """Up to 200 rows of each class that the model gets right."""
+    """Up to 200 rows of each class that the model gets right; fewer of large rows."""
     right = scores.argmax(axis=1) == (np.where(ds.y == 1, scores, -1).argmax(axis=1) if ds.multi_label else ds.y)
     labels = scores.argmax(axis=1)
     rng = np.random.default_rng(seed)
-    rows = [rng.permutation(np.flatnonzero(right & (labels == i)))[:_PER_CLASS] for i in range(len(ds.classes))]
+    most = int(np.clip(_AVERAGED_BYTES // (4 * ds.x[0].size * len(ds.classes)), 5, _PER_CLASS))
+    rows = [rng.permutation(np.flatnonzero(right & (labels == i)))[:most] for i in range(len(ds.classes))]
     return np.concatenate(rows).astype(int)
 
 
@@ -382,7 +331,7 @@ def _average(found, ds, waveforms, by_method, seed):
     found.checks["qrs"] = {}
     if waveforms is None or any(a.signal is None for *_, a in by_method.values()):
         return
-    before, after = round(0.2 * ds.fs), round(0.6 * ds.fs)
+    before, after = round(BEFORE_S * ds.fs), round(AFTER_S * ds.fs)
     window = slice(before + round(QRS_S[0] * ds.fs), before + round(QRS_S[1] * ds.fs) + 1)
     for i, name in enumerate(ds.classes):
         parts, shares = {}, {}
@@ -412,209 +361,3 @@ def _average(found, ds, waveforms, by_method, seed):
 def _has(y, i):
     """True where rows are of class i."""
     return y[:, i] == 1 if y.ndim == 2 else y == i
-
-
-def verdicts(found):
-    """Sentences on which checks each method fails; an empty list where it passes all.
-
-    Parameters
-    ----------
-    found : Explanations
-        With checks.
-
-    Returns
-    -------
-    failures : dict of str to list of str
-    """
-    checks, failures = found.checks, {}
-    for name in found.attributions:
-        failures[name] = said = []
-        for kind in ("deletion", "insertion"):
-            gain = checks["removal"][name][f"{kind}_gain"]
-            if gain["ci95"] is None or gain["ci95"][0] <= 0:
-                said.append(f"{kind} is not better than random order")
-        rank = checks["other_weights"][name]
-        if rank["mean"] is not None and rank["mean"] >= _LIMITS["other_weights"]:
-            said.append("the picture hardly changes with other weights")
-        planted = checks.get("planted")
-        if planted and name in planted and planted["accuracy"] >= 0.9 and planted[name]["mean"] < _LIMITS["planted"]:
-            said.append(f"less than {100 * _LIMITS['planted']:.0f} % of it lies inside a planted difference")
-        if name == "shap" and checks["additivity"]["largest"] > _LIMITS["additivity"]:
-            said.append("values do not sum to the difference within 2 %")
-    return failures
-
-
-def _write(found, ds, out_dir):
-    """One PNG per row, explanations.json and, last, explanations.html."""
-    out_dir = pathlib.Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    found.out_dir = out_dir
-    rows, checks = _row_pictures(found, ds), _check_pictures(found, ds) if found.checks else {}
-    for name, (data, _) in {**rows, **checks}.items():
-        with atomic_path(out_dir / f"{name}.png") as part:
-            part.write_bytes(data)
-    write_json(out_dir / "explanations.json", _numbers(found, ds))
-    sections = []
-    if found.checks:
-        gallery = pages.figures(*(pages.figure(*picture, wide=True) for picture in checks.values()))
-        sections.append(("checks", "Can the pictures be believed?", _checks_html(found, ds) + gallery))
-    gallery = pages.figures(*(pages.figure(*picture, wide=found.times_s is not None) for picture in rows.values()))
-    sections.append(("rows", "Row by row", _legend(found) + gallery))
-    banner = "Synthetic data: these signals were made by a program." if ds.synthetic else None
-    lead = f"<p>{pages.escape(found.probe.name)} on {pages.escape(ds.source)}: {len(found)} rows explained.</p>"
-    write_text(out_dir / "explanations.html", pages.page("What decided", sections, lead=lead, banner=banner))
-
-
-def _numbers(found, ds):
-    """What explanations.json holds."""
-    rows = [
-        {
-            "row": row,
-            "role": role,
-            "explained": found.classes[target],
-            "true": _true(found, i),
-            "probabilities": dict(zip(found.classes, found.probabilities[i])),
-            **({} if found.branches is None else {"branches": {k: v[i] for k, v in found.branches.items()}}),
-        }
-        for i, (row, role, target) in enumerate(zip(found.rows, found.roles, found.targets))
-    ]
-    quality = {
-        name: {key: value for key, value in a.quality.items() if key != "cells"} for name, a in found.attributions.items()
-    }
-    return {"source": ds.source, "synthetic": ds.synthetic, "rows": rows, "methods": quality, "checks": found.checks, "seconds": found.seconds}
-
-
-def _true(found, i):
-    """True label of a row as text."""
-    y = found.y[i]
-    return "+".join(np.array(found.classes)[y == 1]) or "none" if found.y.ndim == 2 else found.classes[y]
-
-
-def _row_pictures(found, ds):
-    """A picture of each row, as (PNG, caption) by file name."""
-    probe, pictures = found.probe, {}
-    for i, (row, role) in enumerate(zip(found.rows, found.roles)):
-        name = found.classes[found.targets[i]]
-        said = found.classes[found.probabilities[i].argmax()]
-        chance = found.probabilities[i, found.targets[i]]
-        title = f"row {row}: true {_true(found, i)}, predicted {said}; explained: {name} ({chance:.3f})"
-        fig = overlays.plot_explanation(
-            found.attributions,
-            i,
-            signal=None if probe.signals is None else probe.signals[i],
-            image=probe.x[i] if probe.grid is not None else None,
-            fs=probe.fs,
-            unit=probe.unit,
-            leads=probe.leads,
-            freqs_hz=found.freqs_hz,
-            times_s=found.times_s,
-            title=title,
-        )
-        branches = "" if found.branches is None else f" Branches: {_branch_text(found, i)}."
-        pictures[f"explained_{row}"] = (png(fig, dpi=110), f"Row {row} ({role}).{branches}")
-    return pictures
-
-
-def _branch_text(found, i):
-    """Shares of the branches in one row's score, with sign."""
-    values = {name: float(v[i]) for name, v in found.branches.items()}
-    total = sum(abs(v) for v in values.values()) or 1.0
-    return ", ".join(f"{name} {100 * abs(v) / total:.0f} % {'for' if v >= 0 else 'against'}" for name, v in values.items())
-
-
-def _check_pictures(found, ds):
-    """Deletion curves and class averages."""
-    if not found.checks:
-        return {}
-    fig = overlays.plot_removal(found.checks["removal"], list(found.attributions))
-    pictures = {"explained_removal": (png(fig), "Parts taken out, and put in, in the order of each method and at random.")}
-    shown = {name: parts for name, parts in found.averages.items() if all(m in parts for m in found.attributions)}
-    if shown:
-        fig = overlays.plot_averages(shown, fs=ds.fs, unit=ds.unit, before=round(0.2 * ds.fs), qrs_s=QRS_S)
-        caption = "Average beat and average attribution of each class, aligned on the R peak; yellow: 80 ms before to 120 ms after it."
-        pictures["explained_averages"] = (png(fig, dpi=110), caption)
-    return pictures
-
-
-def _legend(found):
-    """How to read the pictures."""
-    words = {
-        "gradcam": "Grad-CAM shows where the network's feature map speaks for the class (no sign, {step:.0f} ms apart, {w} gradients)",
-        "shap": "SHAP shares the log-odds out to stretches of time or patches, against rows of all classes",
-        "lime": "LIME fits a linear model to what happens when stretches or patches are replaced",
-    }
-    text = []
-    for name, a in found.attributions.items():
-        step = a.quality.get("step_ms") or 0
-        text.append(words[name].format(step=step, w=a.quality.get("weights")))
-    return (
-        "<p class=quiet>Red speaks for the class explained, blue against it; the score is the class's log-odds against all others. "
-        + pages.escape("; ".join(text))
-        + ". P, Q, R, S and T are marked where a simple rule finds them.</p>\n"
-    )
-
-
-def _checks_html(found, ds):
-    """Verdict, tables and how to read them."""
-    checks = found.checks
-    failures = verdicts(found)
-    titles = {name: {"gradcam": "Grad-CAM", "shap": "SHAP", "lime": "LIME"}[name] for name in found.attributions}
-    good = [titles[name] for name, said in failures.items() if not said]
-    html = f"<p>{checks['rows']} rows drawn from all classes were used for the checks; none of them chose anything.</p>\n"
-    html += f"<p><b>{pages.escape(', '.join(good) or 'No method')} passed every check.</b></p>\n"
-    html += pages.bullets([f"{titles[name]}: {'; '.join(said)}." for name, said in failures.items() if said])
-    planted = checks.get("planted") or {}
-    span = lambda value, show=pages.decimal: "-" if not value or value["mean"] is None else f"{show(value['mean'])} ({pages.interval(value['ci95'], show)})"  # noqa: E731
-    rows = []
-    for name in found.attributions:
-        removal = checks["removal"][name]
-        rows.append(
-            [
-                titles[name],
-                span(removal["deletion_gain"]),
-                span(removal["insertion_gain"]),
-                span(checks["other_weights"][name]),
-                span(planted.get(name), lambda value: pages.percent(value, 0)),
-            ]
-        )
-    headers = ["method", "deletion gain", "insertion gain", "rank corr., other weights", "inside planted span"]
-    html += pages.table(headers, rows, caption="Means over rows, with 95 % intervals")
-    notes = [
-        "Gains: area between the method's curve and that of random order, in probability; above zero is better than random.",
-        "Other weights: Spearman correlation with the explanation of the same network with fresh weights; low is good (below 0.5 passes).",
-    ]
-    if planted:
-        learned = "" if planted["accuracy"] >= 0.9 else " It did not learn the task, so these shares say little."
-        notes.append(
-            f"Planted span: the same architecture, trained on synthetic beats that differ only from {planted['span_s'][0]:.2f} to "
-            f"{planted['span_s'][1]:.2f} s ({pages.percent(planted['chance'], 0)} of the row; accuracy {pages.percent(planted['accuracy'], 0)}): "
-            f"share of positive attribution inside; 80 % passes.{learned}"
-        )
-    if "additivity" in checks:
-        gap = checks["additivity"]
-        notes.append(f"SHAP: over {gap['n']} rows, values sum to the difference they explain within {pages.percent(gap['largest'], 4)}.")
-    if "lime_r2" in checks:
-        notes.append(f"LIME: its linear fit explains {span(checks['lime_r2'], pages.percent)} of the score's variance.")
-    html += "<p class=quiet>" + "<br>".join(pages.escape(note) for note in notes) + "</p>\n"
-    if checks["agreement"]:
-        pairs = [[_pair(name, titles), span(value)] for name, value in checks["agreement"].items()]
-        html += pages.table(["methods", "Spearman"], pairs, caption="Agreement of what speaks for the class")
-    if checks["qrs"]:
-        body = [
-            [kind, *(span(shares.get(name), lambda v: pages.percent(v, 0)) for name in found.attributions), pages.percent(next(iter(shares.values()))["of_time"], 0)]
-            for kind, shares in checks["qrs"].items()
-        ]
-        html += pages.table(
-            ["class", *titles.values(), "of the row's time"], body, caption="Share of positive attribution from 80 ms before to 120 ms after the R peak"
-        )
-    if found.branches is not None:
-        total = sum(np.abs(v) for v in found.branches.values())
-        rows = [[name, pages.percent(float(np.mean(np.abs(v) / np.maximum(total, 1e-9))), 0)] for name, v in found.branches.items()]
-        html += pages.table(["branch", "share"], rows, caption="Share of each branch in the decision (Shapley values over branches, rows above)")
-    return html + _legend(found)
-
-
-def _pair(name, titles):
-    """Names of two methods as written on the page."""
-    first, second = name.split(" and ")
-    return f"{titles[first]}, {titles[second]}"

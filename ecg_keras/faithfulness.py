@@ -185,7 +185,8 @@ def planted(n, *, n_samples=187, fs=125.0, leads=("ECG",), classes=("plain", "pl
     window = np.where(inside, np.sin(np.pi * (at - first) / (last - first)) ** 2, 0)
     turns = 2 * np.pi * ((freq_hz or fs / 10) * at / fs + rng.random((n, 1)))
     x += (y[:, None] * 0.8 * window * np.sin(turns))[:, :, None]
-    return ECGDataset(x, y, classes=tuple(classes), fs=fs, leads=tuple(leads), source="synthetic beats with a planted difference")
+    source = "synthetic beats with a planted difference"
+    return ECGDataset(x, y, classes=tuple(classes), fs=fs, leads=tuple(leads), source=source)
 
 
 def planted_shares(probe, *, methods=("gradcam", "shap", "lime"), n_train=512, n_rows=15, epochs=8, seed=0):
@@ -207,8 +208,8 @@ def planted_shares(probe, *, methods=("gradcam", "shap", "lime"), n_train=512, n
     Returns
     -------
     result : dict
-        ``accuracy`` on fresh rows, ``span`` as shares of the row, ``span_s``, and per method ``mean`` and ``ci95`` of the share of
-        positive attribution that lies inside, next to ``chance``, the span's share of the row.
+        ``accuracy`` on fresh rows, ``span`` as shares of the row, ``span_s``, and per method ``mean`` and ``ci95`` of the
+        share of positive attribution that lies inside, next to ``chance``, the span's share of the row.
     """
     import keras
 

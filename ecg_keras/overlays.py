@@ -13,7 +13,7 @@ from ecg_keras.landmarks import find_r_peaks, find_waves
 
 _INK, _FOR, _AGAINST, _BASE = "#1b2a3a", "#b3261e", "#1f6f94", "#9aa7b2"
 _MOST_LEADS = 4
-_TITLES = {"gradcam": "Grad-CAM", "shap": "SHAP", "lime": "LIME"}
+TITLES = {"gradcam": "Grad-CAM", "shap": "SHAP", "lime": "LIME"}
 
 
 def plot_explanation(attributions, row, *, signal=None, image=None, fs, unit, leads, freqs_hz=None, times_s=None, title=None):
@@ -55,7 +55,7 @@ def plot_explanation(attributions, row, *, signal=None, image=None, fs, unit, le
     axes = fig.subplots(len(attributions), len(widths), squeeze=False, width_ratios=widths)
     waves = [] if signal is None else find_waves(signal, fs=fs)
     for line, (name, found) in zip(axes, attributions.items()):
-        label = _TITLES.get(name, name)
+        label = TITLES.get(name, name)
         if over_time:
             values = np.zeros((1, len(leads))) if found.signal is None else found.signal[row]
             if found.signal is None:
@@ -124,7 +124,8 @@ def plot_attribution(values, *, signal=None, fs, unit="mV", leads=("ECG",), wave
                 if not side.any():
                     continue
                 pieces = np.stack([points[:-1], points[1:]], axis=1)[side]
-                lines = LineCollection(pieces, colors=colour, alpha=np.clip(1.15 * strength[side], 0, 1), capstyle="round", zorder=2)
+                shade = np.clip(1.15 * strength[side], 0, 1)
+                lines = LineCollection(pieces, colors=colour, alpha=shade, capstyle="round", zorder=2)
                 lines.set_linewidth(0.8 + 4.2 * strength[side])
                 ax.add_collection(lines)
         if len(shown) > 1 or len(leads) > 1:
@@ -178,19 +179,21 @@ def plot_image_attribution(values, *, image, freqs_hz, times_s=None, ax=None):
     if times_s is None:
         values = values.sum(axis=1) if values.ndim == 2 else values
         ax.plot(freqs_hz, image[:, 0], color=_INK, linewidth=1.0)
-        peak = np.abs(values).max() or 1.0
-        ax.fill_between(freqs_hz, np.maximum(values, 0) / peak * image.max(), color=_FOR, alpha=0.5, linewidth=0)
-        ax.fill_between(freqs_hz, np.maximum(-values, 0) / peak * image.max(), color=_AGAINST, alpha=0.5, hatch="////", linewidth=0)
+        scale = image.max() / (np.abs(values).max() or 1.0)
+        look = {"alpha": 0.5, "linewidth": 0}
+        ax.fill_between(freqs_hz, np.maximum(values, 0) * scale, color=_FOR, **look)
+        ax.fill_between(freqs_hz, np.maximum(-values, 0) * scale, color=_AGAINST, hatch="////", **look)
         ax.set_xlabel("frequency (Hz)")
         ax.set_ylabel("log magnitude")
         return ax
     shade = image.mean(axis=2)
     ax.pcolormesh(1000 * times_s, freqs_hz, shade, shading="nearest", cmap="Greys", vmin=0, vmax=1.4)
     most = np.abs(values).max() or 1.0
-    clear = {side: LinearSegmentedColormap.from_list(side, [colour + "00", colour + "d0"]) for side, colour in (("for", _FOR), ("against", _AGAINST))}
-    ax.pcolormesh(1000 * times_s, freqs_hz, np.maximum(values, 0) / most, shading="nearest", cmap=clear["for"], vmin=0, vmax=1)
-    if (values < -0.05 * most).any():
-        ax.pcolormesh(1000 * times_s, freqs_hz, np.maximum(-values, 0) / most, shading="nearest", cmap=clear["against"], vmin=0, vmax=1)
+    for sign, colour in ((1, _FOR), (-1, _AGAINST)):
+        clear = LinearSegmentedColormap.from_list("", [colour + "00", colour + "d0"])
+        strength = np.maximum(sign * values, 0) / most
+        if strength.max() > 0.05:
+            ax.pcolormesh(1000 * times_s, freqs_hz, strength, shading="nearest", cmap=clear, vmin=0, vmax=1)
     if freqs_hz.min() > 0 and len(freqs_hz) > 2 and freqs_hz[-1] - freqs_hz[-2] > 2 * (freqs_hz[1] - freqs_hz[0]):
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -278,12 +281,11 @@ def plot_averages(averages, *, fs, unit, before, qrs_s=None):
             if qrs_s is not None:
                 ax.axvspan(1000 * qrs_s[0], 1000 * qrs_s[1], color="#fff1cc", zorder=-1)
             ax.fill_between(times_ms[seen], low, high, color="#e3eaf0", linewidth=0, zorder=0)
-            plot_attribution(
-                np.nan_to_num(value[seen])[:, None], signal=mean[seen][:, None], fs=fs, unit=unit, start_s=(first - before) / fs, ax=ax
-            )
+            shown, start_s = np.nan_to_num(value[seen])[:, None], (first - before) / fs
+            plot_attribution(shown, signal=mean[seen][:, None], fs=fs, unit=unit, start_s=start_s, ax=ax)
             ax.axvline(0, color=_INK, linestyle=":", linewidth=0.8, zorder=0)
             ax.set_ylim(min(low.min(), mean[seen].min()) - 0.05, max(high.max(), mean[seen].max()) + 0.1)
-            ax.set_title(f"{kind}: {_TITLES.get(name, name)}, {len(parts[name])} beats", loc="left", fontsize=10)
+            ax.set_title(f"{kind}: {TITLES.get(name, name)}, {len(parts[name])} beats", loc="left", fontsize=10)
             ax.set_xlabel("time from R peak (ms)" if last else "")
             if name != methods[0]:
                 ax.set_ylabel("")
@@ -318,7 +320,7 @@ def plot_removal(result, methods):
     looks = [("random", ("#9aa7b2", "-")), *looks]
     for ax, kind, label in zip(fig.subplots(1, 2), ("deletion", "insertion"), ("removed", "put in")):
         for name, (colour, dash) in looks:
-            ax.plot(100 * result["share"], result[name][kind], color=colour, linestyle=dash, label=_TITLES.get(name, name))
+            ax.plot(100 * result["share"], result[name][kind], color=colour, linestyle=dash, label=TITLES.get(name, name))
         ax.set_xlabel(f"share of the row {label} (%)")
         ax.set_ylabel("probability of the class")
         ax.set_title(kind, loc="left", fontsize=10)

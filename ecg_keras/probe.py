@@ -10,24 +10,15 @@ bound where a probability saturates, and says what speaks for a class against th
 """
 
 import contextlib
-from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from ecg_keras.gradients import LIMIT, backward, forward, output_kind
 from ecg_keras.layers import REPRESENTATIONS, model_card
 from ecg_keras.serving import check_card, check_fits, crop_length, crop_starts
 
 _BATCH_BYTES = 48e6  # of rows given to a network at once
-_LIMIT = 1e-7  # probabilities averaged over crops stay this far from 0 and 1
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-)
 
 
 class Probe:
@@ -161,7 +152,7 @@ class Probe:
         for start in self.starts:
             scores = self._from_logits(self._logits(x[:, start : start + self.length], metadata))
             total = total + 1 / (1 + np.exp(-scores))
-        mean = np.clip(total / len(self.starts), _LIMIT, 1 - _LIMIT)
+        mean = np.clip(total / len(self.starts), LIMIT, 1 - LIMIT)
         return np.log(mean) - np.log1p(-mean)
 
     def probabilities(self, x=None, metadata=None):
@@ -184,7 +175,7 @@ class Probe:
     def _runner(self):
         """The compiled network without its last activation, made once."""
         if self._run is None:
-            self._run = _forward(self.network)
+            self._run = forward(self.network)
         return self._run
 
     def _from_logits(self, logits):
@@ -193,7 +184,7 @@ class Probe:
         if kind == "sigmoid":
             return logits
         if kind is None:  # probabilities of an unknown kind
-            p = np.clip(logits, _LIMIT, 1 - _LIMIT)
+            p = np.clip(logits, LIMIT, 1 - LIMIT)
             return np.log(p) - np.log1p(-p)
         others = np.where(np.eye(logits.shape[1], dtype=bool), -np.inf, logits[:, None, :])  # (m, class, other)
         top = others.max(axis=2)
@@ -201,7 +192,7 @@ class Probe:
 
     def headed(self, inputs, output):
         """A function from arrays at inner tensors of the network to log-odds."""
-        run = _forward(keras.Model(inputs, output))
+        run = forward(keras.Model(inputs, output))
         return lambda arrays: self._from_logits(run([np.asarray(a, np.float32) for a in arrays]).astype(np.float64))
 
     def maps_and_gradients(self, layers, x, metadata, targets):
@@ -225,7 +216,7 @@ class Probe:
         """
         key = tuple(id(layer) for layer in layers)
         if key not in self._back:  # compiled once, also for parts of the rows
-            self._back[key] = _backward(self.network, layers, output_kind(self.network))
+            self._back[key] = backward(self.network, layers, output_kind(self.network))
         run = self._back[key]
         chosen = np.eye(len(self.classes), dtype=np.float32)[targets]
         step = int(np.clip(_BATCH_BYTES // (16 * sum(_size(layer.output.shape) for layer in layers)), 8, 256))
@@ -261,250 +252,6 @@ def _prepared(model, ds):
         scaler = Scaler(layers["standardize"].mean, layers["standardize"].scale)
         ds = ds.replace(x=scaler.apply(ds.x), scaler=scaler)
     return represent(ds, layers["representation"].grid) if "representation" in layers else ds
-
-
-@dataclass(frozen=True)
-class Map:
-    """A layer whose output Grad-CAM reads, and what its axes are."""
-
-    layer: keras.layers.Layer
-    kind: str  # "time", "image" or "frequency"
-    grid: object  # geometry of the image or spectrum it was made from, or None
-    branch: str  # nested model it lies in, or ""
-
-
-def feature_maps(network, grid, *, step_s=None, duration_s=None):
-    """Find the last feature map of each branch, also in models nested in `network`.
-
-    Parameters
-    ----------
-    network : keras.Model
-        Its branches pass a layer named ``features`` before pooling; of one that does not, the last convolution counts.
-    grid : grid or None
-        Geometry of the network's input, if it is no signal.
-    step_s : float, optional
-        Go back from the last map to one whose positions lie at most this far apart, but to none finer
-        than every second column of an image; None takes the last.
-    duration_s : float
-        Length of what the network sees, in s.
-
-    Returns
-    -------
-    maps : list of Map
-        Empty for a network without convolutions.
-    """
-    found = []
-    for layer in network.layers:
-        if isinstance(layer, tuple(REPRESENTATIONS.values())):
-            grid = layer.grid
-    kind = "time" if grid is None else ("frequency" if type(grid).__name__ == "SpectrumGrid" else "image")
-    own = [layer for layer in network.layers if layer.name == "features"]
-    if not own:
-        own = [layer for layer in network.layers if isinstance(layer, _CONVOLUTIONS)]
-    if own:
-        layer = own[-1]
-        if step_s is not None and kind != "frequency":
-            layer = _finer(network, layer, duration_s / step_s)
-        found.append(Map(layer, kind, grid, ""))
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            inside = feature_maps(layer, grid, step_s=step_s, duration_s=duration_s)
-            found += [Map(m.layer, m.kind, m.grid, m.branch or layer.name) for m in inside]
-    return found
-
-
-def _finer(network, last, positions):
-    """The deepest layer up to `last` that everything passes and whose map has that many positions over time."""
-    order = [layer for layer in network.layers if not isinstance(layer, (keras.Model, keras.layers.InputLayer))]
-    shape = last.output.shape
-    images = [layer.output.shape for layer in network.layers if isinstance(layer, tuple(REPRESENTATIONS.values()))]
-    images = images or [tensor.shape for tensor in network.inputs]
-    widths = [s[-2] for s in images if len(s) == len(shape)]
-    if len(shape) == 4 and widths and widths[0]:
-        positions = min(positions, widths[0] / 2)
-    best = last
-    for layer in order[: order.index(last) + 1][::-1]:
-        same = len(layer.output.shape) == len(shape) and not isinstance(layer, tuple(REPRESENTATIONS.values()))
-        if not same or not _all_pass(last, layer):
-            continue
-        best = layer
-        if layer.output.shape[-2] is None or layer.output.shape[-2] >= positions:
-            break
-    return best
-
-
-def _all_pass(last, layer):
-    """True if every path from the inputs to `last` passes `layer`."""
-    seen, open_ = set(), [last]
-    while open_:
-        operation = open_.pop()
-        if operation is layer or id(operation) in seen:
-            continue
-        seen.add(id(operation))
-        if isinstance(operation, keras.layers.InputLayer) or isinstance(operation, tuple(REPRESENTATIONS.values())):
-            return False
-        nodes = operation._inbound_nodes
-        open_ += [tensor._keras_history.operation for node in nodes[:1] for tensor in node.input_tensors]
-    return True
-
-
-def output_kind(network):
-    """"softmax" or "sigmoid", by the activation of the layer that gives the output; None for another."""
-    activation = getattr(network.outputs[0]._keras_history.operation, "activation", None)
-    return {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}.get(activation)
-
-
-@contextlib.contextmanager
-def _without_activation(network):
-    """Take the activation off the output layer while a function is traced."""
-    layer = network.outputs[0]._keras_history.operation
-    if output_kind(network) is None:
-        yield
-        return
-    kept, layer.activation = layer.activation, keras.activations.linear
-    try:
-        yield
-    finally:
-        layer.activation = kept
-
-
-@contextlib.contextmanager
-def _tapped(layers, tap):
-    """Pass each layer's output through ``tap(i, output)`` while a function is traced."""
-
-    def tapped(i, layer):
-        call = layer.call
-        layer.call = lambda *args, **kwargs: tap(i, call(*args, **kwargs))
-
-    try:
-        for i, layer in enumerate(layers):
-            tapped(i, layer)
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("call", None)
-
-
-def _forward(network):
-    """A function from a list of arrays to logits, compiled; reads the weights at each call."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        shapes = [tf.TensorSpec([None, *tensor.shape[1:]], tf.float32) for tensor in network.inputs]
-
-        @tf.function(input_signature=[shapes])
-        def run(inputs):
-            with _without_activation(network):
-                return tf.cast(network(inputs, training=False), tf.float32)
-
-        return lambda inputs: run([tf.convert_to_tensor(array) for array in inputs]).numpy()
-    if backend == "jax":
-        import jax
-
-        @jax.jit
-        def run(trained, fixed, inputs):
-            with _without_activation(network):
-                return network.stateless_call(trained, fixed, inputs, training=False)[0].astype("float32")
-
-        def padded(inputs):
-            n = len(inputs[0])
-            room = max(16, 1 << (n - 1).bit_length())  # few shapes to compile for
-            inputs = [np.concatenate([array, np.zeros((room - n, *array.shape[1:]), np.float32)]) for array in inputs]
-            return np.asarray(run(*_values(network), inputs))[:n]
-
-        return padded
-
-    def run(inputs):
-        with _without_activation(network):
-            return keras.ops.convert_to_numpy(network([keras.ops.convert_to_tensor(a) for a in inputs], training=False))
-
-    return run
-
-
-def _backward(network, layers, kind):
-    """A function from a list of arrays and one-hot targets to feature maps and gradients of the targets' log-odds.
-
-    The one place where a backend's own differentiation is used.
-    """
-
-    def total(logits, chosen):
-        """Sum over rows of the chosen class's log-odds; rows do not mix, so each row's gradient is its own."""
-        ops = keras.ops
-        logits = ops.cast(logits, "float32")
-        score = ops.sum(logits * chosen, axis=1)
-        if kind == "softmax":
-            score = score - ops.logsumexp(logits - 1e9 * chosen, axis=1)
-        elif kind is None:
-            score = ops.log(score + _LIMIT) - ops.log(1 - score + _LIMIT)
-        return ops.sum(score)
-
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        @tf.function
-        def run(inputs, chosen):
-            maps = [None] * len(layers)
-            with tf.GradientTape() as tape:
-
-                def keep(i, output):
-                    tape.watch(output)
-                    maps[i] = output
-                    return output
-
-                with _tapped(layers, keep), _without_activation(network):
-                    score = total(network(inputs, training=False), chosen)
-            return maps, tape.gradient(score, maps, unconnected_gradients="zero")
-
-        return lambda inputs, chosen: run([tf.convert_to_tensor(a) for a in inputs], tf.convert_to_tensor(chosen))
-    if backend == "jax":
-        import jax
-
-        def score(deltas, values, inputs, chosen):
-            maps = [None] * len(layers)
-
-            def keep(i, output):  # a zero added to the map: its gradient is the map's
-                maps[i] = output
-                return output + deltas[i]
-
-            with _tapped(layers, keep), _without_activation(network):
-                logits, _ = network.stateless_call(*values, inputs, training=False)
-            return total(logits, chosen), maps
-
-        graph = jax.jit(jax.grad(score, has_aux=True))
-
-        def run(inputs, chosen):
-            n = len(chosen)
-            deltas = [np.zeros((n, *layer.output.shape[1:]), np.float32) for layer in layers]
-            gradients, maps = graph(deltas, _values(network), inputs, chosen)
-            return maps, gradients
-
-        return run
-
-    import torch
-
-    def run(inputs, chosen):
-        maps = [None] * len(layers)
-
-        def keep(i, output):
-            maps[i] = output if output.requires_grad else output.requires_grad_()
-            return maps[i]
-
-        with torch.enable_grad(), _tapped(layers, keep), _without_activation(network):
-            logits = network([keras.ops.convert_to_tensor(a) for a in inputs], training=False)
-            gradients = torch.autograd.grad(total(logits, keras.ops.convert_to_tensor(chosen)), maps)
-        return [m.detach().cpu().numpy() for m in maps], [g.cpu().numpy() for g in gradients]
-
-    return run
-
-
-def _values(network):
-    """Trained and fixed weights, as JAX arrays."""
-    return (
-        [variable.value for variable in network.trainable_variables],
-        [variable.value for variable in network.non_trainable_variables],
-    )
 
 
 def _size(shape):

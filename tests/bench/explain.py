@@ -20,7 +20,8 @@ import numpy as np
 
 from ecg_keras import load_mitbih_csv, overlays
 from ecg_keras.attribution import balanced_rows, gradcam, lime, replacement, shap
-from ecg_keras.explain import QRS_S, explain, verdicts
+from ecg_keras.explain import explain
+from ecg_keras.explanations import AFTER_S, BEFORE_S, QRS_S, verdicts
 from ecg_keras.faithfulness import mean_with_interval
 from ecg_keras.plots import png
 from ecg_keras.probe import Probe
@@ -46,7 +47,7 @@ def v_beats(model, test, scores, background, seed):
     """Average attribution of V beats around R as a figure, and the share of it inside the QRS per method."""
     v = test.classes.index("V")
     rows = np.random.default_rng(seed).permutation(np.flatnonzero((test.y == v) & (scores.argmax(axis=1) == v)))
-    before, after = round(0.2 * test.fs), round(0.6 * test.fs)
+    before, after = round(BEFORE_S * test.fs), round(AFTER_S * test.fs)
     fill, parts, shares = replacement(background), {}, {}
     for name, method, options in (
         ("gradcam", gradcam, {}),
@@ -109,7 +110,8 @@ def main():
     (options.out / "explain.json").write_text(json.dumps(result, indent=1) + "\n")
     for name in found.attributions:
         gain = found.checks["removal"][name]["deletion_gain"]
-        print(name, "deletion gain", round(gain["mean"], 3), [round(x, 3) for x in gain["ci95"]], "fails:", failures[name] or "nothing")
+        interval = [round(value, 3) for value in gain["ci95"]]
+        print(name, "deletion gain", round(gain["mean"], 3), interval, "fails:", failures[name] or "nothing")
 
 
 if __name__ == "__main__":

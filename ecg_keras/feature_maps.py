@@ -1,0 +1,108 @@
+"""Find the feature maps of a network, whichever branch or nested model they lie in.
+
+Conventions
+-----------
+Families pass the last feature map of each branch through a layer named ``features`` before
+pooling. A map lies over time (batch, positions, channels), over an image (batch, freqs, frames,
+channels), or over the frequencies of a spectrum (batch, positions, channels).
+"""
+
+from dataclasses import dataclass
+
+import keras
+
+from ecg_keras.layers import REPRESENTATIONS
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+)
+
+
+@dataclass(frozen=True)
+class Map:
+    """A layer whose output Grad-CAM reads, and what its axes are."""
+
+    layer: keras.layers.Layer
+    kind: str  # "time", "image" or "frequency"
+    grid: object  # geometry of the image or spectrum it was made from, or None
+    branch: str  # nested model it lies in, or ""
+
+
+def feature_maps(network, grid, *, step_s=None, duration_s=None):
+    """Find the last feature map of each branch, also in models nested in `network`.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Its branches pass a layer named ``features`` before pooling; of one that does not, the last convolution counts.
+    grid : grid or None
+        Geometry of the network's input, if it is no signal.
+    step_s : float, optional
+        Go back from the last map to one whose positions lie at most this far apart, but to none finer
+        than every second column of an image; None takes the last.
+    duration_s : float
+        Length of what the network sees, in s.
+
+    Returns
+    -------
+    maps : list of Map
+        Empty for a network without convolutions.
+    """
+    found = []
+    for layer in network.layers:
+        if isinstance(layer, tuple(REPRESENTATIONS.values())):
+            grid = layer.grid
+    kind = "time" if grid is None else ("frequency" if type(grid).__name__ == "SpectrumGrid" else "image")
+    own = [layer for layer in network.layers if layer.name == "features"]
+    if not own:
+        own = [layer for layer in network.layers if isinstance(layer, _CONVOLUTIONS)]
+    if own:
+        layer = own[-1]
+        if step_s is not None and kind != "frequency":
+            layer = _finer(network, layer, duration_s / step_s)
+        found.append(Map(layer, kind, grid, ""))
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            inside = feature_maps(layer, grid, step_s=step_s, duration_s=duration_s)
+            found += [Map(m.layer, m.kind, m.grid, m.branch or layer.name) for m in inside]
+    return found
+
+
+def _finer(network, last, positions):
+    """The deepest layer up to `last` that everything passes and whose map has that many positions over time."""
+    order = [layer for layer in network.layers if not isinstance(layer, (keras.Model, keras.layers.InputLayer))]
+    shape = last.output.shape
+    images = [layer.output.shape for layer in network.layers if isinstance(layer, tuple(REPRESENTATIONS.values()))]
+    images = images or [tensor.shape for tensor in network.inputs]
+    widths = [s[-2] for s in images if len(s) == len(shape)]
+    if len(shape) == 4 and widths and widths[0]:
+        positions = min(positions, widths[0] / 2)
+    best = last
+    for layer in order[: order.index(last) + 1][::-1]:
+        same = len(layer.output.shape) == len(shape) and not isinstance(layer, tuple(REPRESENTATIONS.values()))
+        if not same or not _all_pass(last, layer):
+            continue
+        best = layer
+        if layer.output.shape[-2] is None or layer.output.shape[-2] >= positions:
+            break
+    return best
+
+
+def _all_pass(last, layer):
+    """True if every path from the inputs to `last` passes `layer`."""
+    seen, open_ = set(), [last]
+    while open_:
+        operation = open_.pop()
+        if operation is layer or id(operation) in seen:
+            continue
+        seen.add(id(operation))
+        if isinstance(operation, keras.layers.InputLayer) or isinstance(operation, tuple(REPRESENTATIONS.values())):
+            return False
+        nodes = operation._inbound_nodes
+        open_ += [tensor._keras_history.operation for node in nodes[:1] for tensor in node.input_tensors]
+    return True
