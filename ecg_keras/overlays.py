@@ -248,6 +248,8 @@ def row_peaks(signals, *, fs):
 def plot_averages(averages, *, fs, unit, before, qrs_s=None):
     """Average beat and average attribution of each class, aligned on the R peak: a row per class, a column per method.
 
+    The band is the middle half of the beats; the filled curve at the foot is the average attribution.
+
     Parameters
     ----------
     averages : dict of str to dict
@@ -284,7 +286,12 @@ def plot_averages(averages, *, fs, unit, before, qrs_s=None):
             shown, start_s = np.nan_to_num(value[seen])[:, None], (first - before) / fs
             plot_attribution(shown, signal=mean[seen][:, None], fs=fs, unit=unit, start_s=start_s, ax=ax)
             ax.axvline(0, color=_INK, linestyle=":", linewidth=0.8, zorder=0)
-            ax.set_ylim(min(low.min(), mean[seen].min()) - 0.05, max(high.max(), mean[seen].max()) + 0.1)
+            bottom, top = min(low.min(), mean[seen].min()), max(high.max(), mean[seen].max())
+            room = 0.25 * (top - bottom)
+            for sign, colour, hatch in ((1, _FOR, None), (-1, _AGAINST, "////")):
+                strip = bottom - 1.2 * room + room * np.maximum(sign * shown[:, 0], 0) / (np.abs(shown).max() or 1.0)
+                ax.fill_between(times_ms[seen], bottom - 1.2 * room, strip, color=colour, hatch=hatch, alpha=0.75, linewidth=0)
+            ax.set_ylim(bottom - 1.2 * room, top + 0.1 * room)
             ax.set_title(f"{kind}: {TITLES.get(name, name)}, {len(parts[name])} beats", loc="left", fontsize=10)
             ax.set_xlabel("time from R peak (ms)" if last else "")
             if name != methods[0]:
