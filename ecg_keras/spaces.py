@@ -61,7 +61,10 @@ _IMAGES = {
     "dense": Choice((0, 64, 128)),
 }
 _SIGNALS = _IMAGES | {"kernel_size": Choice((3, 5, 7, 9, 13))}
-_SPECTROGRAMS = {"frame_length": Choice((0.256, 0.384, 0.512, 0.768)), "hop_length": Choice((0.064, 0.096, 0.128))}  # s
+_SPECTROGRAMS = {  # s, and the default of the grid
+    "frame_length": Choice((0.128, 0.192, 0.256, 0.384, 0.512)),
+    "hop_length": Choice((0.032, 0.048, 0.064, 0.096)),
+}
 _ENCODER = {
     "n_blocks": (1, 3),
     "kernel_size": Choice((3, 5, 7, 9)),
@@ -75,6 +78,11 @@ FAMILIES = {
     "cnn1d": _SIGNALS,
     "resnet1d": _SIGNALS | {"blocks": Range(1, 2, step=1), "stem_kernel": Choice((7, 11, 15, 21))},
     "fft_transformer": _ENCODER,
+    "minirocket": {
+        "n_biases": Choice((4, 8, 16)),
+        "ridge": Range(1e-5, 1e-2, log=True),
+        "sharpness": Range(2.0, 12.0, step=1.0),
+    },
     "cnn2d": _IMAGES | _SPECTROGRAMS,
     "vgg2d": _IMAGES | _SPECTROGRAMS | {"n_blocks": (2, 4), "convolutions": Range(1, 3, step=1)},
     "resnet2d": _IMAGES | _SPECTROGRAMS | {"n_blocks": (2, 4), "blocks": Range(1, 3, step=1)},
@@ -231,7 +239,7 @@ def declare(model, like, **narrowed):
 def _family_entries(model, like, defaults):
     """The entries of a family with its own defaults; the grid only where signals become images inside."""
     entries = {}
-    for name, entry in FAMILIES[model].items():
+    for name, entry in FAMILIES.get(model, {}).items():  # an undeclared family: only its training
         if name == "n_blocks":
             filters = defaults["filters"]
             most = entry[1]
@@ -241,9 +249,9 @@ def _family_entries(model, like, defaults):
                 entries[f"filters_{i + 1}"] = Choice(tuple(int(base * width) for width in _WIDTHS), base)
         elif name in _SPECTROGRAMS:
             if like.grid is None:
-                default = inspect.signature(SpectrogramGrid).parameters[name].default
+                default = getattr(SpectrogramGrid(like.fs), name)
                 samples = {max(4, round(seconds * like.fs)) for seconds in entry.values} | {default}
-                entries[name] = Choice(tuple(sorted(n for n in samples if n <= like.n_samples)), default)
+                entries[name] = Choice(tuple(sorted(n for n in samples if n <= like.x.shape[1])), default)
         elif name == "dense":
             units = (*defaults["dense_units"], 0)[0]
             entries[name] = dataclasses.replace(entry, default=units)
