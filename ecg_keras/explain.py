@@ -341,6 +341,8 @@ def _average(found, ds, waveforms, by_method, seed):
                 continue
             x = waveforms[rows[own]]
             peaks = overlays.row_peaks(x, fs=ds.fs)
+            if not sum(map(len, peaks)):
+                continue
             cut = lambda values: overlays.aligned(values, peaks, before=before, after=after)  # noqa: E731
             values = a.signal[own].sum(axis=2)
             tall = np.ptp(x, axis=1).mean(axis=0).argmax()
