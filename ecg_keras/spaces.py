@@ -123,7 +123,7 @@ class Space:
 
     def describe(self):
         """The space as text by name, to compare and to print."""
-        return {name: str(entry) for name, entry in self.entries.items()} | {
+        return {name: f"{entry}, default {entry.default!r}" for name, entry in self.entries.items()} | {
             name: f"fixed at {value!r}" for name, value in self.fixed.items()
         }
 
