@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -304,7 +303,7 @@ def test_a_search_from_start_to_page_and_on(tmp_path, capsys):
 def test_a_search_that_was_killed_goes_on(tmp_path):
     """Three kills (a worker, the search, both); tests/bench/search_kills.py does it twenty times and at any moment."""
     bench = pathlib.Path(__file__).parent / "bench" / "search_kills.py"
-    command = [sys.executable, bench, "--run", tmp_path / "search", "--trials", "4"]
+    command = [sys.executable, bench, "--run", tmp_path / "search", "--trials", "3"]
     start = lambda: subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)  # noqa: E731
     process, seen = start(), {}
     for what in ("worker", "search", "both"):
@@ -326,7 +325,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     errors = process.communicate(timeout=300)[1].decode()
     assert process.returncode == 0, errors[-2000:]
     found = results(tmp_path / "search")
-    assert sorted(found) == ["0000", "0001", "0002", "0003"] and seen.items() <= found.items()
+    assert sorted(found) == ["0000", "0001", "0002"] and seen.items() <= found.items()
 
 
 def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
@@ -335,7 +334,7 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
     program.write_text(
         f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
         "from conftest import toy_dataset\nfrom ecg_keras.search import search\n"
-        f"print(search(toy_dataset(60), toy_dataset(30, seed=1), out_dir={str(tmp_path / 'search')!r}, epochs=25, max_trials=4,\n"
+        f"print(search(toy_dataset(60), toy_dataset(30, seed=1), out_dir={str(tmp_path / 'search')!r}, epochs=8, max_trials=4,\n"
         f"    strategy='random', lease_s=15, progress=False, workers=1, **{SMALL!r}).ended)\n"
     )
     port = str(20000 + os.getpid() % 20000)
@@ -374,8 +373,8 @@ def test_a_failure_of_every_trial_stops_the_search(tmp_path):
 
 def test_a_short_budget_is_kept_even_before_the_first_trial(tmp_path):
     start = time.monotonic()
-    best = search(toy_dataset(60), toy_dataset(30, seed=1), out_dir=tmp_path, hours=12 / 3600, epochs=9999, **SMALL)
-    assert time.monotonic() - start < 12 and best.ended == "time" and best.value is None
+    best = search(toy_dataset(60), toy_dataset(30, seed=1), out_dir=tmp_path, hours=18 / 3600, epochs=9999, **SMALL)
+    assert time.monotonic() - start < 18 and best.ended == "time" and best.value is None
     assert best.model_options["filters"] == (4,) and (tmp_path / "search.html").exists()
 
 
@@ -392,13 +391,12 @@ def test_a_search_of_an_earlier_session_is_found_among_the_inputs(tmp_path):
 
 
 def test_two_searches_in_one_folder_are_refused(tmp_path):
-    done, train, val = threading.Event(), toy_dataset(30), toy_dataset(30, seed=1)
+    train, val = toy_dataset(30), toy_dataset(30, seed=1)
     from ecg_keras.search import _locked
 
     with _locked(tmp_path / "search"):
         with pytest.raises(ValueError, match="another process searches in"):
             search(train, val, out_dir=tmp_path / "search", max_trials=1, **SMALL)
-    done.set()
 
 
 def test_refusals(toy, tmp_path):
