@@ -116,12 +116,11 @@ def _cut(recording):
         inside = np.flatnonzero((peaks >= begin) & (peaks < begin + length))
         if len(window) < 2 or np.ptp(window) == 0 or not len(inside):
             continue
-        window = (window - window.min()) / np.ptp(window)
         rr = np.diff(peaks[inside])
         usual = np.median(rr) if len(rr) else _FS
         for i in inside:
-            at = peaks[i] - begin
-            beat = window[at : at + min(int(1.2 * usual), _SAMPLES)]
+            beat = signal[peaks[i] : peaks[i] + min(int(1.2 * usual), _SAMPLES)]  # may reach into the next window
+            beat = np.clip((beat - window.min()) / np.ptp(window), 0, 1)
             rows.append(np.pad(beat, (0, _SAMPLES - len(beat))))
             kept.append(i)
     return np.array(rows).reshape(-1, _SAMPLES), np.array(kept, int)
