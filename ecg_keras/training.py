@@ -436,8 +436,14 @@ def _facts(model, ds, seed):
         "backend": keras.backend.backend(),
         "device": device(),
         "versions": versions(),
-        "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv[0] else None,
+        "command": _command(),
     }
+
+
+def _command():
+    """What was typed, absolute paths by their last part: a report may be published."""
+    words = [pathlib.Path(word).name if pathlib.Path(word).is_absolute() else word for word in sys.argv]
+    return shlex.join(words) if sys.argv[0] else None
 
 
 def _layer_options(model):
