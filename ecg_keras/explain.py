@@ -106,11 +106,12 @@ def explain(
         known = ", ".join(ds.classes)
         raise ValueError(f"target={target!r} is not a class; choose 'predicted', 'true' or one of {known}.")
     rows = None if rows is None else _checked_rows(rows, len(ds))
-    waveforms = ds.x if ds.grid is None else _checked_waveforms(signals, ds)
+    waveforms = ds.x if ds.grid is None else _waveforms(signals, ds)
     Probe(model, ds[:1])  # refuses what does not fit before anything takes time
     scores = predict(_whole(model, ds), ds)
     if rows is None:
-        chosen = default_rows(ds, scores)
+        drawn = () if waveforms is None or ds.grid is None else np.flatnonzero(np.isfinite(waveforms).all(axis=(1, 2)))
+        chosen = default_rows(ds, scores, typical=drawn)
         rows, roles = np.array(list(chosen), int), list(chosen.values())
     else:
         roles = ["chosen"] * len(rows)
@@ -209,14 +210,25 @@ def _checked_rows(rows, n):
     return rows % n
 
 
-def _checked_waveforms(signals, ds):
-    """Waveforms of the rows of a data set without any, or None."""
-    if signals is None:
+def _waveforms(signals, ds):
+    """Waveforms of the rows of a data set without any; of its examples where none are given, NaN for other rows; or None."""
+    shape = (len(ds), ds.n_samples, len(ds.leads))
+    if signals is not None:
+        signals = check_signals("signals", signals)
+        if signals.shape != shape:
+            raise ValueError(f"signals must have shape {shape}: the waveforms of the rows of ds; got {signals.shape}.")
+        return signals
+    if ds.examples is None or not ds.is_images or ds.examples.grid is not None:
         return None
-    signals, shape = check_signals("signals", signals), (len(ds), ds.n_samples, len(ds.leads))
-    if signals.shape != shape:
-        raise ValueError(f"signals must have shape {shape}: the waveforms of the rows of ds; got {signals.shape}.")
-    return signals
+    from ecg_keras.spectrograms import represent
+
+    waveforms = np.full(shape, np.nan, np.float32)
+    for signal, image in zip(ds.examples.x, represent(ds.examples, ds.grid).x):
+        gaps = np.abs(ds.x[:, :, 0] - image[:, 0]).max(axis=(1, 2))  # one frequency or frame band tells rows apart
+        row = int(gaps.argmin())
+        if np.abs(ds.x[row] - image).max() < 1e-3:
+            waveforms[row] = signal
+    return waveforms
 
 
 def _whole(model, ds):
@@ -227,7 +239,7 @@ def _whole(model, ds):
     return model.get_layer("network") if prepared and model_card(model) is not None else model
 
 
-def default_rows(ds, probabilities):
+def default_rows(ds, probabilities, *, typical=()):
     """For each class the most confident hit, the most confident miss and a typical beat.
 
     Parameters
@@ -236,6 +248,8 @@ def default_rows(ds, probabilities):
         Rows.
     probabilities : float, shape (n, classes)
         What the model says.
+    typical : sequence of int
+        Rows known to be typical of their class; the others' are found here.
 
     Returns
     -------
@@ -253,16 +267,17 @@ def default_rows(ds, probabilities):
         else:
             true, said, doubt = ds.y == i, probabilities.argmax(axis=1) == i, probabilities.max(axis=1)
         hits, misses = np.flatnonzero(true & said), np.flatnonzero(true & ~said)
-        typical = hits if len(hits) else np.flatnonzero(true)
+        usual = hits if len(hits) else np.flatnonzero(true)
         if len(hits):
             chosen.setdefault(int(hits[probabilities[hits, i].argmax()]), f"{name}: most confident hit")
         if len(misses):
             chosen.setdefault(int(misses[doubt[misses].argmax()]), f"{name}: most confident miss")
-        if len(typical):
-            few = typical[:1000]
+        if len(usual):
+            few = usual[:1000]
             flat = ds.x[few].reshape(len(few), -1)
-            order = np.abs(flat - np.median(flat, axis=0)).sum(axis=1).argsort()
-            row = next((int(few[k]) for k in order if int(few[k]) not in chosen), None)
+            order = few[np.abs(flat - np.median(flat, axis=0)).sum(axis=1).argsort()]
+            order = [*(row for row in typical if true[row]), *order]
+            row = next((int(row) for row in order if int(row) not in chosen), None)
             if row is not None:
                 chosen[row] = f"{name}: typical"
     return chosen
@@ -329,7 +344,7 @@ def _some(a, rows):
 def _average(found, ds, waveforms, by_method, seed):
     """Average attribution of each class around the R peak, and the share of it inside the QRS."""
     found.checks["qrs"] = {}
-    if waveforms is None or any(a.signal is None for *_, a in by_method.values()):
+    if waveforms is None or not np.isfinite(waveforms).all() or any(a.signal is None for *_, a in by_method.values()):
         return
     before, after = round(BEFORE_S * ds.fs), round(AFTER_S * ds.fs)
     window = slice(before + round(QRS_S[0] * ds.fs), before + round(QRS_S[1] * ds.fs) + 1)

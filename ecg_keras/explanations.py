@@ -170,7 +170,7 @@ def row_pictures(found):
         fig = overlays.plot_explanation(
             found.attributions,
             i,
-            signal=None if probe.signals is None else probe.signals[i],
+            signal=None if probe.signals is None or np.isnan(probe.signals[i]).any() else probe.signals[i],
             image=probe.x[i] if probe.grid is not None else None,
             fs=probe.fs,
             unit=probe.unit,

@@ -131,6 +131,10 @@ def test_waveforms_can_be_given_for_images():
     model = build_model("cnn2d", like=images, filters=(4, 8))
     found = explain(model, images, rows=[2], methods=("gradcam",), signals=signals.x, check_rows=0)
     np.testing.assert_array_equal(found.probe.signals[0], signals.x[2])
+    shown = explain(model, images, methods=("gradcam",), check_rows=0)  # typical rows come with theirs
+    known = np.flatnonzero(np.isfinite(shown.probe.signals).all(axis=(1, 2)))
+    assert len(known) == 3
+    np.testing.assert_array_equal(shown.probe.signals[known], signals.x[shown.rows[known]])
     with pytest.raises(ValueError, match="signals must have shape"):
         explain(model, images, rows=[2], signals=signals.x[:5])
 
