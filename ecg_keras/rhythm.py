@@ -69,7 +69,10 @@ def rhythm(
         raise ValueError("rhythm needs metadata; load the beats with features='rhythm' (or 'rr').")
     metadata, numbers = metadata_input(like)
     numbers = limit * ops.tanh(numbers / limit)
-    shape = _with_difference(signal, like.leads) if filters else None
+    if filters:
+        shape = _with_difference(signal, like.leads)
+    else:  # the signal has no say, and stays an input all the same
+        shape, numbers = None, numbers + 0 * ops.mean(signal, axis=(1, 2))[:, None]
     outputs = [
         _member(numbers, shape, like, filters, kernel_size, shape_units, units, joint_units, dropout, shape_dropout, number)
         for number in range(members)

@@ -19,13 +19,13 @@ def test_every_axis_of_a_signal_and_an_image_has_its_unit():
     axes = plots.plot_signal(toy_dataset().x[0], fs=125, unit="mV")
     assert axes.get_xlabel() == "time (s)" and axes.get_ylabel() == "mV"
     assert axes.lines[0].get_xdata()[-1] == pytest.approx(186 / 125)
-    axes = plots.plot_image(np.random.default_rng(0).random((33, 16, 1)), grid=SpectrogramGrid(125), n_samples=187)
+    axes = plots.plot_image(np.random.default_rng(0).random((17, 32, 1)), grid=SpectrogramGrid(125), n_samples=187)
     assert axes.get_xlabel() == "time (s)" and axes.get_ylabel() == "frequency (Hz)"
     assert any("dB" in other.get_ylabel() for other in axes.figure.axes)
 
 
 def test_an_image_peak_is_drawn_at_its_frequency_and_time():
-    grid, image = SpectrogramGrid(125), np.zeros((33, 16, 1))
+    grid, image = SpectrogramGrid(125), np.zeros((17, 32, 1))
     image[10, 5, 0] = 1
     mesh = plots.plot_image(image, grid=grid, n_samples=187).collections[0]
     corners = mesh.get_coordinates()[10:12, 5:7].reshape(-1, 2)  # time, frequency of the bright cell

@@ -5,6 +5,7 @@ import pytest
 from conftest import real_data
 from scipy import signal
 
+from ecg_keras.recordings import read_recording
 from ecg_keras.signals import (
     bandpass,
     beat_windows,
@@ -104,11 +105,11 @@ def test_no_beats_in_a_constant_signal():
 
 def test_r_peaks_on_real_records():
     folder = real_data("mitdb")
-    wfdb = pytest.importorskip("wfdb")
+    pytest.importorskip("wfdb")
     for name in ("101", "119", "209"):  # clean; ventricular trigeminy; atrial runs
-        record, notes = wfdb.rdrecord(str(folder / name)), wfdb.rdann(str(folder / name), "atr")
-        beats = notes.sample[np.isin(notes.symbol, list("NLRejAaJSVEF/fQ"))]
-        found = r_peaks(record.p_signal, fs=record.fs)
+        record = read_recording(folder, name)
+        beats = record.peaks
+        found = r_peaks(record.signal, fs=record.fs)
         pairs = match_peaks(beats, found, fs=record.fs)
         assert len(pairs) >= 0.997 * len(beats) and len(pairs) >= 0.997 * len(found), name
         assert np.median(abs(beats[pairs[:, 0]] - found[pairs[:, 1]])) / record.fs <= 0.025
