@@ -20,6 +20,7 @@ FAMILIES = (
     "cnn1d",
     "resnet1d",
     "fft_transformer",
+    "minirocket",
     "cnn2d",
     "vgg2d",
     "resnet2d",
@@ -27,7 +28,7 @@ FAMILIES = (
     "multimodal",
     "hybrid",
 )
-BRANCHES = {"time": "resnet1d", "spectrum": "fft_transformer", "spectrogram": "cnn2d", "scalogram": "scalogram_cnn"}
+BRANCHES = {"time": "resnet1d", "spectrum": "fft_transformer", "spectrogram": "cnn2d", "scalogram": "scalogram_cnn", "minirocket": "minirocket"}
 
 
 def run(source, data, preset, family, seed, *, folds=None, scratch, fresh=False):
