@@ -72,7 +72,7 @@ def rhythm(
     if filters:
         shape = _with_difference(signal, like.leads)
     else:  # the signal has no say, and stays an input all the same
-        shape, numbers = None, numbers + 0 * ops.mean(signal, axis=(1, 2))[:, None]
+        shape, numbers = None, numbers + 0 * ops.mean(layers.GlobalAveragePooling1D()(signal), axis=-1, keepdims=True)
     outputs = [
         _member(numbers, shape, like, filters, kernel_size, shape_units, units, joint_units, dropout, shape_dropout, number)
         for number in range(members)
