@@ -432,7 +432,7 @@ PRESETS = {
     "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_FIT, "epochs": 3}},
     "heartbeat-multimodal": {"model": {"name": "multimodal"}, "fit": {**_FIT, "epochs": 4, "learning_rate": 1e-3}},
     "heartbeat-hybrid": {
-        "model": {"name": "hybrid", "branches": ("time", "spectrogram"), "fusion": "mean"},
+        "model": {"name": "hybrid", "branches": ("time", "spectrum", "scalogram", "minirocket"), "fusion": "mean"},
         "fit": {**_FIT, "epochs": 1, "learning_rate": 1e-4},
     },
 }
