@@ -184,7 +184,7 @@ def planted(n, *, n_samples=187, fs=125.0, leads=("ECG",), classes=("plain", "pl
     inside = (at >= first) & (at < last)
     window = np.where(inside, np.sin(np.pi * (at - first) / (last - first)) ** 2, 0)
     turns = 2 * np.pi * ((freq_hz or fs / 10) * at / fs + rng.random((n, 1)))
-    x += (y[:, None] * 0.8 * window * np.sin(turns))[:, :, None]
+    x += (y[:, None] * 0.4 * window * np.sin(turns))[:, :, None]
     source = "synthetic beats with a planted difference"
     return ECGDataset(x, y, classes=tuple(classes), fs=fs, leads=tuple(leads), source=source)
 
