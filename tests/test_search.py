@@ -269,6 +269,12 @@ def results(folder):
     return {result["trial"]: (result["values"], result["ended"]) for result in read}
 
 
+def workers_of(process):
+    """Process ids of a search's workers."""
+    tasks = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
 def test_a_search_from_start_to_page_and_on(tmp_path, capsys):
     train, val, test = toy_dataset(60), toy_dataset(30, seed=1), toy_dataset(30, seed=2)
     out, common = tmp_path / "search", {**SMALL, "strategy": "random", "epochs": 1}
@@ -315,8 +321,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
                 break
             time.sleep(0.05)
         seen = results(tmp_path / "search")
-        tasks = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
-        workers = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        workers = workers_of(process)
         for pid in {"worker": workers, "search": [process.pid], "both": [process.pid, *workers]}[what]:
             os.kill(pid, signal.SIGKILL)
         if what != "worker":
@@ -334,7 +339,7 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
     program.write_text(
         f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
         "from conftest import toy_dataset\nfrom ecg_keras.search import search\n"
-        f"print(search(toy_dataset(60), toy_dataset(30, seed=1), out_dir={str(tmp_path / 'search')!r}, epochs=8, max_trials=4,\n"
+        f"print(search(toy_dataset(60), toy_dataset(30, seed=1), out_dir={str(tmp_path / 'search')!r}, epochs=16, max_trials=4,\n"
         f"    strategy='random', lease_s=15, progress=False, workers=1, **{SMALL!r}).ended)\n"
     )
     port = str(20000 + os.getpid() % 20000)
@@ -354,7 +359,8 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
             continue
         if trial and (tmp_path / "search" / "trials" / trial / "checkpoint" / "state.json").exists():
             taken = trial
-            machines["one"].kill()  # its worker ends by itself when it sees that
+            for pid in [machines["one"].pid, *workers_of(machines["one"])]:
+                os.kill(pid, signal.SIGKILL)
     machines.pop("one").communicate()
     for name, machine in machines.items():
         out, errors = machine.communicate(timeout=300)
