@@ -48,7 +48,7 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
         Class of each row.
     layer : {"fine", "last"}, default "fine"
         "last" reads the last feature map of each branch, as the paper does. Where that has positions more than 80 ms
-        apart, "fine" goes back to the deepest one that does not (of images: to every second column).
+        apart, or fewer than 12 columns if it is one of an image, "fine" goes back to the deepest one that has not.
     weights : {"elementwise", "mean"}, default "elementwise"
         "mean" averages the gradient over the map (Selvaraju et al., ICCV 2017, equations 1 and 2).
         "elementwise" leaves it where it is (HiResCAM, Draelos and Carin, arXiv:2011.08891, 2020); the

@@ -13,6 +13,7 @@ import keras
 
 from ecg_keras.layers import REPRESENTATIONS
 
+_COLUMNS = 12  # of an image's map: earlier maps have more, but know less of the class
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -43,8 +44,8 @@ def feature_maps(network, grid, *, step_s=None, duration_s=None):
     grid : grid or None
         Geometry of the network's input, if it is no signal.
     step_s : float, optional
-        Go back from the last map to one whose positions lie at most this far apart, but to none finer
-        than every second column of an image; None takes the last.
+        Go back from the last map to one whose positions lie at most this far apart, or that has 12 columns if
+        it is one of an image; None takes the last.
     duration_s : float
         Length of what the network sees, in s.
 
@@ -77,11 +78,7 @@ def _finer(network, last, positions):
     """The deepest layer up to `last` that everything passes and whose map has that many positions over time."""
     order = [layer for layer in network.layers if not isinstance(layer, (keras.Model, keras.layers.InputLayer))]
     shape = last.output.shape
-    images = [layer.output.shape for layer in network.layers if isinstance(layer, tuple(REPRESENTATIONS.values()))]
-    images = images or [tensor.shape for tensor in network.inputs]
-    widths = [s[-2] for s in images if len(s) == len(shape)]
-    if len(shape) == 4 and widths and widths[0]:
-        positions = min(positions, widths[0] / 2)
+    positions = _COLUMNS if len(shape) == 4 else positions
     best = last
     for layer in order[: order.index(last) + 1][::-1]:
         same = len(layer.output.shape) == len(shape) and not isinstance(layer, tuple(REPRESENTATIONS.values()))

@@ -59,7 +59,9 @@ def find_r_peaks(signal, *, fs):
     energy = qrs_energy(signal, fs=fs)
     edge = round(_REFRACTORY_S * fs)
     framed = np.pad(energy, edge, mode="reflect" if n_samples > edge else "edge")
-    height = 0.12 * np.percentile(maximum_filter1d(energy, 2 * edge), 50)
+    height = 0.12 * np.median(maximum_filter1d(energy, 2 * edge))
+    if n_samples <= 3 * fs:  # too few beats for the median to be that of a QRS
+        height = max(height, 0.1 * energy.max())
     found, _ = find_peaks(framed, height=height, distance=edge)
     found = found[(found >= edge - reach) & (found < edge + n_samples + reach)] - edge
     away = np.abs(signal - np.median(signal, axis=0))
