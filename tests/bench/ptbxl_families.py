@@ -80,7 +80,8 @@ def main():
             for seed in options.seeds
         ]
         protocol = f"PTB-XL superclasses at 100 Hz, folds {options.folds} of 2,664 records"
-        keep(scratch, f"ptbxl_{family}", runs, protocol=protocol, script=pathlib.Path(__file__).resolve())
+        other = "" if options.folds == "1-7/8/9" else "_" + options.folds.replace("/", "_")
+        keep(scratch, f"ptbxl_{family}{other}", runs, protocol=protocol, script=pathlib.Path(__file__).resolve())
         first.append(runs[0])
     if len(first) > 1:
         compare(first, ROOT / "outputs" / "ptbxl_families")
