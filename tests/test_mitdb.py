@@ -319,3 +319,18 @@ def test_real_record_114_has_its_mlii_second():
 def test_real_ds2_is_reported_as_missing():
     with pytest.raises(ValueError, match="lacks 22 of them: 100, 103"):
         load_mitbih_records(real_data("mitdb"))
+
+
+def test_ds1_ds2_where_all_records_are_there(written, tmp_path):
+    for number, name in enumerate(DS1 + DS2):
+        for ending in ("hea", "dat", "atr"):
+            shutil.copy(written / f"demo{number % 7:03d}.{ending}", tmp_path / f"{name}.{ending}")
+        header = tmp_path / f"{name}.hea"
+        header.write_text(header.read_text().replace(f"demo{number % 7:03d} ", f"{name} ").replace(f"demo{number % 7:03d}.", f"{name}."))
+    options = {"classes": "aami3", "features": None}
+    train, val, test = load_mitbih_records(tmp_path, **options)
+    assert set(test.records) == set(DS2) and set(train.records) | set(val.records) == set(DS1)
+    assert not set(train.records) & set(val.records)
+    assert any("201" in note and "202" in note for note in test.notes)
+    train, val, test = load_mitbih_records(tmp_path, **options, val_records=("205", "220"))
+    assert set(val.records) == {"205", "220"} and len(set(train.records)) == 20
