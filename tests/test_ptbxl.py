@@ -128,7 +128,7 @@ def test_other_gains_are_scaled(folder):
 def test_second_load_comes_from_the_cache_and_notices_a_change(folder, monkeypatch):
     first = load_ptbxl_part(folder, folds=1)
     with monkeypatch.context() as patch:
-        patch.setattr("ecg_keras.ptbxl._read_record", None)  # would fail if called
+        patch.setattr("ecg_keras.ptbxl.read_record", None)  # would fail if called
         np.testing.assert_array_equal(load_ptbxl_part(folder, folds=1).x, first.x)
     _write_record(folder / "records100/00000/00001_lr", np.ones((1000, 12), int), 100)
     (folder / "records100/00000/00001_lr.dat").touch()
