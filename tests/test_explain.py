@@ -1,6 +1,7 @@
 """Explanations of trained networks: a planted answer, the checks, files and refusals."""
 
 import json
+import sys
 
 import keras
 import numpy as np
@@ -95,8 +96,9 @@ def test_a_reloaded_model_explains_alike_and_everything_is_written(taught, tmp_p
 def test_the_section_of_a_report_has_a_heading_a_body_and_pictures(monkeypatch):
     ds = toy_dataset(30)
     model = build_model("multimodal", like=ds, width=8)
-    monkeypatch.setattr("ecg_keras.explain._installed", lambda: ("gradcam", "lime"))
-    monkeypatch.setattr("ecg_keras.faithfulness.planted_shares", lambda *args, **kwargs: None)
+    module = sys.modules["ecg_keras.explain"]  # the package's attribute of that name is the function
+    monkeypatch.setattr(module, "_installed", lambda: ("gradcam", "lime"))
+    monkeypatch.setattr(module.faithfulness, "planted_shares", lambda *args, **kwargs: None)
     heading, html, pictures = report_section(model, ds)
     assert heading and "Share of each branch" in html and "deletion gain" in html
     assert all(data[:4] == b"\x89PNG" and caption for data, caption in pictures.values())
