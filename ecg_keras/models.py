@@ -13,6 +13,7 @@ import numpy as np
 from ecg_keras._checks import check_option, check_positive
 from ecg_keras.fusion import hybrid, multimodal
 from ecg_keras.image_families import cnn2d, resnet2d, scalogram_cnn, vgg2d
+from ecg_keras.rhythm import rhythm, signal_to_image
 from ecg_keras.signal_families import cnn1d, fft_transformer, minirocket, resnet1d
 
 MODELS = {
@@ -26,6 +27,8 @@ MODELS = {
     "scalogram_cnn": scalogram_cnn,
     "multimodal": multimodal,
     "hybrid": hybrid,
+    "rhythm": rhythm,
+    "signal_to_image": signal_to_image,
 }
 
 

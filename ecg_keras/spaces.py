@@ -89,6 +89,8 @@ FAMILIES = {
     "scalogram_cnn": _IMAGES,
     "multimodal": _ENCODER | {"dense": Choice((0, 32, 64, 128))},
     "hybrid": {"dropout": Range(0, 0.6, step=0.05), "dense": Choice((0, 32, 64, 128))},
+    "rhythm": {"units": Choice((64, 128, 256)), "joint_units": Choice((32, 64, 128)), "dropout": Range(0, 0.6, step=0.05)},
+    "signal_to_image": {"dense_units": Choice((64, 128, 256)), "dropout": Range(0, 0.6, step=0.05)},
 }
 TRAINING = {
     "learning_rate": Range(3e-4, 1e-2, log=True),

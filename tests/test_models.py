@@ -25,6 +25,8 @@ SMALL = {
     "scalogram_cnn": {"filters": (8, 8)},
     "multimodal": {"filters": (8,), "width": 16},
     "hybrid": {"branches": ("time", "spectrum", "metadata")},
+    "rhythm": {"filters": (4,), "units": 8, "members": 2},
+    "signal_to_image": {"filters": (2, 2), "dense_units": 4},
 }
 
 
