@@ -168,13 +168,19 @@ def _unseen(options, preparation):
 
 
 def _preset(options):
-    """The keyword settings of a preset: a dict of "load", "model" and "fit"."""
-    if options.preset is None:
-        return {}
+    """Ready settings, a dict of "load", "model" and "fit": those named, else those of this model on this source."""
     known = getattr(importlib.import_module(f"ecg_keras.{PRESETS.get(options.source, 'mitbih')}"), "PRESETS", {})
-    from ecg_keras._checks import check_option
+    if options.source not in PRESETS or options.preset == "none":
+        return {}
+    if options.preset is not None:
+        from ecg_keras._checks import check_option
 
-    return known[check_option("preset", options.preset, known)]
+        return known[check_option("preset", options.preset, (*known, "none"))]
+    for name in (options.model, f"ptbxl-{options.model}", f"heartbeat-{options.model}"):
+        if name in known:
+            print(f"with the settings of --preset {name} (--preset none for the plain defaults)")
+            return known[name]
+    return {}
 
 
 def _assignment(text):
@@ -235,7 +241,7 @@ def _parser():
     part = command(train)
     sourced(part, whole=True)
     part.add_argument("--model", help="a model family (default cnn2d, or the preset's)")
-    part.add_argument("--preset", help="ready settings, as in signal-to-image for mitdb")
+    part.add_argument("--preset", help="ready settings, as in signal-to-image for mitdb; by default the model's own; or none")
     part.add_argument("--out", required=True, metavar="DIR", help="folder for the report and the model")
     part.add_argument("--epochs", type=int)
     part.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="any keyword of loader, model or fit")

@@ -66,3 +66,13 @@ def test_import_is_light_and_says_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]" and done.stderr == ""
+
+
+def test_a_model_brings_its_own_settings_unless_told_otherwise(tmp_path, capsys):
+    words = ["train", "--source", "mitdb", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*words, "--model", "rhythm"]) == 2
+    assert "--preset rhythm" in capsys.readouterr().out
+    assert main([*words, "--model", "rhythm", "--preset", "none"]) == 2
+    assert "--preset" not in capsys.readouterr().out
+    assert main([*words, "--preset", "rythm"]) == 2
+    assert "'rhythm'" in capsys.readouterr().err
