@@ -165,7 +165,8 @@ def compiled(model):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        graph = tf.function(lambda x: model(x, training=False))
+        rows = tf.TensorSpec(model.inputs[0].shape, tf.float32)  # any number of them: traced once
+        graph = tf.function(lambda x: model(x, training=False), input_signature=[rows])
         return lambda x: graph(tf.convert_to_tensor(x)).numpy()
     if backend == "jax":
         import jax
