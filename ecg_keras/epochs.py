@@ -68,9 +68,16 @@ class Epochs(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = time.perf_counter()
+        self._seed(epoch)
         if self.bar is not None:
             self.bar.reset()
             self.bar.set_description(f"epoch {epoch + 1}/{self.settings['epochs']}")
+
+    def _seed(self, epoch):
+        """Begin the draws of dropout where this epoch's begin: a weights file does not hold how far they were."""
+        states = [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
+        for number, state in enumerate(states):
+            state.assign(np.random.SeedSequence([self.settings["seed"], number, epoch]).generate_state(2, np.uint32))
 
     def on_train_batch_end(self, batch, logs=None):
         if self.bar is not None:

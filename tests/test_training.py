@@ -4,6 +4,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -175,6 +176,22 @@ def test_killed_and_called_again_it_ends_as_if_never_killed(tmp_path):
     assert after["best_epoch"] == before["best_epoch"]
     for one, other in zip(resumed.get_weights(), straight.get_weights()):
         np.testing.assert_allclose(one, other, atol=2e-3)  # threads add in another order
+
+
+def test_an_epoch_drops_the_same_units_whether_resumed_or_not():
+    train, val, _ = parts()
+    model = small(train)
+    states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
+    folder = tempfile.mkdtemp()
+    settings = {"monitor": "macro_f1", "ema": 0, "epochs": 3, "seed": 5, "schedule": "cosine", "patience": None}
+    model.compile("sgd", "categorical_crossentropy")
+    epochs = Epochs(model, val, pathlib.Path(folder), "key", settings, False)
+    epochs.set_model(model)
+    seen = []
+    for epoch in (0, 1, 1):
+        epochs.on_epoch_begin(epoch)
+        seen.append([keras.ops.convert_to_numpy(state).tolist() for state in states])
+    assert states and seen[0] != seen[1] == seen[2]
 
 
 def test_another_setting_does_not_go_on_from_an_old_state(tmp_path, monkeypatch):
