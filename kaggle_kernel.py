@@ -44,6 +44,7 @@ def find_package():
 
 
 def main():
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave GPU memory to a search's workers
     find_package()
     import keras
     from ecg_keras import build_model, fit_and_report, load_mitbih_csv, to_spectrograms

@@ -92,7 +92,7 @@ def explain(options):
 
 
 def tune(options):
-    """Search model and training settings, then train and report the winner where asked."""
+    """Search model and training settings, then train the winner and report it on the test part."""
     from ecg_keras.search import search
 
     load = _function(*LOADERS[options.source])
@@ -103,7 +103,7 @@ def tune(options):
     for key in ("hours", "max_trials", "epochs", "workers", "seed"):
         if getattr(options, key) is not None:
             keywords[key] = getattr(options, key)
-    best = search(parts[0], parts[1], **keywords, **dict(map(_assignment, options.set)))
+    best = search(parts[0], parts[1], test=parts[2], **keywords, **dict(map(_assignment, options.set)))
     print(best.leaderboard.head(10).to_string(index=False))
 
 
