@@ -6,7 +6,6 @@ An epoch is finished when ``state.json`` in the checkpoint folder names it; that
 written last and replaced whole. Epochs count from 1 in every file.
 """
 
-import json
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ import numpy as np
 
 from ecg_keras import metrics
 from ecg_keras.serving import predict
-from ecg_keras.storage import atomic_path, write_json
+from ecg_keras.storage import atomic_path, read_json, write_json
 
 MONITORS = {"macro_f1": metrics.macro_f1, "macro_auc": metrics.macro_auc, "loss": None}
 
@@ -46,10 +45,7 @@ class Epochs(keras.callbacks.Callback):
     def _load(self, model):
         """Take up a state written under the same key, else clear the folder."""
         self._network = model
-        try:
-            state = json.loads((self.folder / "state.json").read_text())
-        except (OSError, ValueError):
-            state = None
+        state = read_json(self.folder / "state.json")
         if state is None or state["key"] != self.key:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
