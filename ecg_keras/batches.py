@@ -80,17 +80,13 @@ class TrainBatches(keras.utils.PyDataset):
         self.seed, self.epoch = seed, 0
         self._order = self._draw_order()
 
-    def resume(self, epoch):
-        """Go to an epoch, counted from 0."""
+    def go_to(self, epoch):
+        """Go to an epoch, counted from 0. Keras ends epochs once before the first, so it is not left to count them."""
         self.epoch = epoch
         self._order = self._draw_order()
 
     def __len__(self):
         return -(-len(self._order) // self.batch_size)
-
-    def on_epoch_end(self):
-        self.epoch += 1
-        self._order = self._draw_order()
 
     def _draw_order(self):
         """Row numbers in the order of this epoch."""

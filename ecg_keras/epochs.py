@@ -28,9 +28,10 @@ def sign(monitor):
 class Epochs(keras.callbacks.Callback):
     """After each epoch: measure, keep the best weights, write the state to go on from, show progress."""
 
-    def __init__(self, model, val, folder, key, settings, progress):
+    def __init__(self, model, batches, val, folder, key, settings, progress):
         super().__init__()
-        self.val, self.folder, self.key, self.settings = val, folder, key, settings
+        self.batches, self.val = batches, val
+        self.folder, self.key, self.settings = folder, key, settings
         self.monitor, self.progress = settings["monitor"], progress
         self.rows, self.best_row, self.bar = [], None, None
         self.finished = False
@@ -64,6 +65,7 @@ class Epochs(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = time.perf_counter()
+        self.batches.go_to(epoch)
         self._seed(epoch)
         if self.bar is not None:
             self.bar.reset()

@@ -7,6 +7,7 @@ written last and replaced whole. Epochs count from 1 in every file. The model
 that is kept is that of the epoch with the best validation figure.
 """
 
+import json
 import pathlib
 import shlex
 import shutil
@@ -372,19 +373,41 @@ def _fit(model, train, val, folder, settings, until, callbacks, progress):
         seed=settings["seed"],
     )
     _compile(model, train, len(batches), settings)
-    key = fingerprint(settings, model.to_json(), train.fingerprint(), val.fingerprint())
-    epochs = Epochs(model, val, folder, key, settings, progress)
-    batches.resume(epochs.done)
+    key = fingerprint(settings, _architecture(model), train.fingerprint(), val.fingerprint())
+    epochs = Epochs(model, batches, val, folder, key, settings, progress)
     if not epochs.finished and epochs.done < until:
         model.fit(
             batches,
             initial_epoch=epochs.done,
             epochs=min(until, settings["epochs"]),
             callbacks=[epochs, *callbacks],
+            shuffle=False,  # the rows are; Keras would mix whole batches, by a state that is not kept
             verbose=0,
         )
     epochs.restore_best()
     return epochs
+
+
+def _architecture(model):
+    """The model's configuration with its layers numbered: Keras names them by what was built before in the process."""
+    configuration, numbers = json.loads(model.to_json()), {}
+
+    def number(value):
+        for part in value.values() if isinstance(value, dict) else value:
+            if isinstance(part, dict) and isinstance(part.get("name"), str):
+                numbers.setdefault(part["name"], f"layer {len(numbers)}")
+            if isinstance(part, (dict, list)):
+                number(part)
+
+    def numbered(value):
+        if isinstance(value, dict):
+            return {key: numbered(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [numbered(part) for part in value]
+        return numbers.get(value, value) if isinstance(value, str) else value
+
+    number(configuration)
+    return numbered(configuration)
 
 
 def _compile(model, train, n_steps, settings):

@@ -15,6 +15,7 @@ import pytest
 from conftest import toy_dataset
 from ecg_keras import build_model, fit_and_report, to_spectrograms
 from ecg_keras.balance import balance_train
+from ecg_keras.batches import TrainBatches
 from ecg_keras.dataset import Scaler
 from ecg_keras.epochs import Epochs
 from ecg_keras.serving import crop_starts, load_served, predict
@@ -181,9 +182,10 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, stop):
     options = {"epochs": 6, "batch_size": 16, "progress": False}
     straight, stopped, resumed = small(train), small(train), small(train)
     before = fit(straight, train, val, folder=tmp_path / "straight", **options)
-    fit(stopped, train, val, folder=tmp_path / "stopped", until=stop, **options)
+    half = fit(stopped, train, val, folder=tmp_path / "stopped", until=stop, **options)
     after = fit(resumed, train, val, folder=tmp_path / "stopped", **options)
     assert after.best_row == before.best_row and after.done == 6
+    assert after.rows[:stop] == half.rows  # with their seconds: they were not run again
     for one, other in zip(resumed.get_weights(), straight.get_weights()):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -195,7 +197,7 @@ def test_an_epoch_drops_the_same_units_whether_resumed_or_not():
     folder = tempfile.mkdtemp()
     settings = {"monitor": "macro_f1", "ema": 0, "epochs": 3, "seed": 5, "schedule": "cosine", "patience": None}
     model.compile("sgd", "categorical_crossentropy")
-    epochs = Epochs(model, val, pathlib.Path(folder), "key", settings, False)
+    epochs = Epochs(model, TrainBatches(train, ["signal"], batch_size=16), val, pathlib.Path(folder), "key", settings, False)
     epochs.set_model(model)
     seen = []
     for epoch in (0, 1, 1):
