@@ -69,10 +69,10 @@ def transformed(signal, grid):
     return representation(grid, name=_NAMES[type(grid)], dtype="float32")(signal)
 
 
-def convolution(x, filters, kernel_size, *, strides=1, relu=True):
+def convolution(x, filters, kernel_size, *, strides=1, padding="same", relu=True):
     """Convolution without bias, batch normalisation and, with `relu`, a rectifier; 1D or 2D as `x` is."""
     kind = layers.Conv2D if len(x.shape) == 4 else layers.Conv1D
-    x = kind(filters, kernel_size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
+    x = kind(filters, kernel_size, strides=strides, padding=padding, use_bias=False, kernel_initializer="he_normal")(x)
     x = layers.BatchNormalization(momentum=0.9)(x)  # 0.99 lags behind in trainings of a few hundred steps
     return layers.ReLU()(x) if relu else x
 

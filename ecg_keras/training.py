@@ -38,7 +38,7 @@ def fit_and_report(
     test,
     *,
     out_dir,
-    epochs=12,
+    epochs=10,
     batch_size=128,
     learning_rate=3e-3,
     weight_decay=0.02,
@@ -71,7 +71,7 @@ def fit_and_report(
         Only `train` may be balanced.
     out_dir : path
         Folder for report.html, report.json, model.keras, history.csv, predictions.csv and pictures.
-    epochs : int, default 12
+    epochs : int, default 10
         Passes over the train part, at most.
     batch_size : int, default 128
         Rows per step.
@@ -207,7 +207,7 @@ def fit(
     val,
     *,
     folder,
-    epochs=12,
+    epochs=10,
     batch_size=128,
     learning_rate=3e-3,
     weight_decay=0.02,
