@@ -6,7 +6,8 @@ Every method takes a `Probe` and one class per row, and returns an `Attribution`
 what each sample (n, samples, leads) adds to that class's log-odds, in nats for
 SHAP and LIME; for image models also each pixel (n, freqs, frames). Grad-CAM is
 not signed and scaled to sum 1 per row. Sums over an image, over its samples and
-over the parts a method worked with are the same number.
+over the parts a method worked with are the same number. What a band of a spectrum
+adds is shared out over time as the row's energy in that band is.
 """
 
 import itertools
@@ -20,6 +21,8 @@ from ecg_keras.feature_maps import feature_maps
 _STEP_S = 0.08  # positions of a feature map farther apart than a QRS is wide cannot show one
 _PARTS_SHAP = 48  # stretches of time SHAP divides a row into; of an image, patches: about five times as many
 _PARTS_LIME = 24
+_BANDS = 24  # of a spectrum, that are followed over time
+_TINY = 1e-20  # shares a band without energy out evenly
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Attribution:
 
     method: str
     view: np.ndarray  # (n, ...) on what the network sees, summed over an image's channels
-    signal: np.ndarray | None  # (n, samples, leads); None where the view has no time
+    signal: np.ndarray | None  # (n, samples, leads); None of spectra whose signals are not known
     quality: dict = field(default_factory=dict)  # figures of the method itself: additivity, fit, resolution
 
     @property
@@ -57,8 +60,8 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
     Returns
     -------
     Attribution
-        Branches are added as their maps add to the score; a map over the frequencies of a spectrum has no time and
-        counts only where the network sees nothing else. All leads get the same.
+        Branches are added as their maps add to the score; a map over the frequencies of a spectrum
+        counts only where the network sees nothing else. All leads get the same, but of a spectrum.
 
     Raises
     ------
@@ -78,6 +81,7 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
         raise ValueError(
             f"Grad-CAM needs a convolution, the model {probe.name!r} has none; use methods=('shap', 'lime') instead."
         )
+    has_time = any(m.kind != "frequency" for m in maps)
     targets = np.asarray(targets)
     n, n_samples = len(probe), probe.n_samples
     view = np.zeros((n, *probe.x.shape[1:-1]))
@@ -93,8 +97,11 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
                 if m.kind == "frequency":
                     if probe.is_spectra:
                         view[rows] += _stretched(cam, view.shape[1:])
-                    continue
-                if m.kind == "image":
+                    if has_time or probe.is_spectra:
+                        continue
+                    freqs = m.grid.freqs_hz(n_seen)
+                    over_time = _over_time(_stretched(cam, (len(freqs),)), x[rows], freqs, probe.fs).sum(axis=2)
+                elif m.kind == "image":
                     shape = view.shape[1:] if probe.is_images else m.grid.image_shape(n_seen, len(probe.leads))[:2]
                     cam = _stretched(cam, shape)
                     view[rows] += cam if probe.is_images else 0
@@ -109,10 +116,9 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
         "weights": weights,
         "empty": int(((signal if not probe.is_spectra else view).reshape(n, -1).sum(axis=1) == 0).sum()),
     }
-    has_time = any(m.kind != "frequency" for m in maps)
     if probe.grid is None:
         view = signal
-    return _attribution("gradcam", probe, _unit(view), _unit(signal) if has_time else None, quality)
+    return _attribution("gradcam", probe, _unit(view), None if probe.is_spectra else _unit(signal), quality)
 
 
 def shap(probe, targets, *, background=None, parts=_PARTS_SHAP, max_evals=500, seed=0):
@@ -409,6 +415,8 @@ def _from_cells(method, probe, cells, values, quality):
 def _attribution(method, probe, view, signal, quality):
     """An `Attribution` with the leads' axis, what is common to all leads divided by their number."""
     n_leads = len(probe.leads)
+    if signal is None and probe.signals is not None and np.isfinite(probe.signals).all():
+        signal = _over_time(view, probe.signals, probe.freqs_hz, probe.fs)
     if signal is not None and signal.ndim == 2:
         signal = np.repeat(signal[:, :, None], n_leads, axis=2) / n_leads
     if probe.grid is None:
@@ -447,6 +455,19 @@ def _to_samples(image, times_s, fs, n_samples):
     at = np.arange(n_samples) / fs
     share = np.stack([np.interp(at, times_s, unit) for unit in np.eye(len(times_s))])  # (frames, samples)
     return frames @ (share / np.maximum(share.sum(axis=1, keepdims=True), 1e-12))
+
+
+def _over_time(bands, signals, freqs_hz, fs):
+    """Attribution of frequencies (n, freqs) shared out to (n, samples, leads) as the energy in each band is; sums stay."""
+    n_samples = signals.shape[1]
+    own, spectra = np.fft.rfftfreq(n_samples, 1 / fs), np.fft.rfft(signals, axis=1)
+    edges = np.concatenate([[-np.inf], (freqs_hz[1:] + freqs_hz[:-1]) / 2, [np.inf]])
+    over_time = np.zeros(signals.shape)
+    for band in np.array_split(np.arange(len(freqs_hz)), min(_BANDS, len(freqs_hz))):
+        inside = (own >= edges[band[0]]) & (own < edges[band[-1] + 1])
+        energy = np.fft.irfft(spectra * inside[:, None], n_samples, axis=1) ** 2 + _TINY
+        over_time += energy * (bands[:, band].sum(axis=1) / energy.sum(axis=(1, 2)))[:, None, None]
+    return over_time
 
 
 METHODS = {"gradcam": gradcam, "shap": shap, "lime": lime}

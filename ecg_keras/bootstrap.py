@@ -10,7 +10,7 @@ without rows has NaN, and averages leave NaN out.
 import numpy as np
 
 _AUC_CELLS = 12_000_000  # rows x draws for intervals of AUC; larger sets get fewer draws, 200 at least
-_CHUNK_CELLS = 2_000_000  # rows x draws held at once
+_CHUNK_CELLS = 400_000  # rows x draws held at once
 
 
 def draw(truth, predicted, scores, *, units, seed, n_boot):

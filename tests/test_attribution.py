@@ -6,7 +6,7 @@ import pytest
 
 from conftest import toy_dataset
 from ecg_keras import build_model, to_spectrograms
-from ecg_keras.attribution import Cells, branch_shares, gradcam, lime, shap
+from ecg_keras.attribution import Cells, _over_time, branch_shares, gradcam, lime, shap
 from ecg_keras.faithfulness import planted
 from ecg_keras.feature_maps import feature_maps
 from ecg_keras.probe import Probe
@@ -149,3 +149,25 @@ def test_parts_cover_a_row_once():
     values = np.random.default_rng(0).normal(size=(2, cells.n))
     np.testing.assert_allclose(cells.gather(cells.spread(values)), values)
     assert cells.tree()[-1, 3] == cells.n and len(cells.tree()) == cells.n - 1
+
+
+@pytest.mark.parametrize("crop_s", [None, 1.0])
+def test_what_a_spectrum_adds_is_found_where_its_energy_is(crop_s):
+    ds = planted(60)
+    burst = np.zeros((187, 1), np.float32)
+    burst[60:85, 0] = np.hanning(25) * np.sin(2 * np.pi * 25 * np.arange(25) / ds.fs)
+    ds = ds.replace(x=(ds.x + ds.y[:, None, None] * burst).astype(np.float32))
+    model = build_model("fft_transformer", like=ds, width=16, depth=1, **({} if crop_s is None else {"crop_s": crop_s}))
+    probe = Probe(model, ds[:6])
+    found = gradcam(probe, ds.y[:6])
+    assert found.signal.shape == (6, 187, 1)
+    np.testing.assert_allclose(found.signal.sum(axis=(1, 2)), 1, rtol=1e-4)
+    if crop_s is None:
+        bands = np.zeros((6, len(probe.freqs_hz)))
+        bands[:, np.abs(probe.freqs_hz - 25).argmin()] = 1
+        over_time = _over_time(bands, probe.signals, probe.freqs_hz, probe.fs)
+        inside = over_time[ds.y[:6] == 1][:, 55:90].sum(axis=(1, 2))
+        assert (inside > 0.8).all() and np.allclose(over_time.sum(axis=(1, 2)), 1)
+        for method in (shap, lime):
+            values = method(probe, ds.y[:6], background=probe.x[:2])
+            np.testing.assert_allclose(values.signal.sum(axis=(1, 2)), values.view.sum(axis=1), rtol=1e-3, atol=1e-4)
