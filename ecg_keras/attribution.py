@@ -21,7 +21,7 @@ from ecg_keras.feature_maps import feature_maps
 _STEP_S = 0.08  # positions of a feature map farther apart than a QRS is wide cannot show one
 _PARTS_SHAP = 48  # stretches of time SHAP divides a row into; of an image, patches: about five times as many
 _PARTS_LIME = 24
-_BANDS = 24  # of a spectrum, that are followed over time
+_BANDS = 8  # of a spectrum, followed over time: narrower ones are wider in time than a QRS
 _TINY = 1e-20  # shares a band without energy out evenly
 
 
