@@ -96,18 +96,18 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
                 cam = np.maximum((a.astype(np.float64) * g).sum(axis=-1), 0)  # (rows, positions) or (rows, freqs, frames)
                 if m.kind == "frequency":
                     if probe.is_spectra:
-                        view[rows] += _stretched(cam, view.shape[1:])
+                        view[rows] += _stretched(cam, view.shape[1:], m.extent)
                     if has_time or probe.is_spectra:
                         continue
                     freqs = m.grid.freqs_hz(n_seen)
-                    over_time = _over_time(_stretched(cam, (len(freqs),)), x[rows], freqs, probe.fs).sum(axis=2)
+                    over_time = _over_time(_stretched(cam, (len(freqs),), m.extent), x[rows], freqs, probe.fs).sum(axis=2)
                 elif m.kind == "image":
                     shape = view.shape[1:] if probe.is_images else m.grid.image_shape(n_seen, len(probe.leads))[:2]
-                    cam = _stretched(cam, shape)
+                    cam = _stretched(cam, shape, m.extent)
                     view[rows] += cam if probe.is_images else 0
                     over_time = _to_samples(cam, m.grid.times_s(n_seen), probe.fs, n_seen)
                 else:
-                    over_time = _stretched(cam, (n_seen,))
+                    over_time = _stretched(cam, (n_seen,), m.extent)
                 signal[rows, start : start + over_time.shape[1]] += over_time
     finest = max((m.layer.output.shape[-2] for m in maps if m.kind != "frequency"), default=None)
     quality = {
@@ -432,12 +432,13 @@ def _unit(values):
     return values / np.where(total > 0, total, 1)
 
 
-def _stretched(values, shape):
-    """Maps (n, ...) interpolated linearly to `shape` on half-pixel centres; each row's sum stays."""
+def _stretched(values, shape, extent):
+    """Maps (n, ...) that cover `extent` of `shape`, interpolated linearly on half-pixel centres; each row's sum stays."""
     total = values.sum(axis=tuple(range(1, values.ndim)))
     for axis, size in enumerate(shape, start=1):
         n = values.shape[axis]
-        at = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
+        first, last = extent[axis - 1]
+        at = np.clip(((np.arange(size) + 0.5) / size - first) / (last - first) * n - 0.5, 0, n - 1)
         low = np.minimum(at.astype(int), max(n - 2, 0))
         part = (at - low).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
         values = np.take(values, low, axis) * (1 - part) + np.take(values, np.minimum(low + 1, n - 1), axis) * part

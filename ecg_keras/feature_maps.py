@@ -10,6 +10,7 @@ channels), or over the frequencies of a spectrum (batch, positions, channels).
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
 from ecg_keras.layers import REPRESENTATIONS
 
@@ -32,6 +33,25 @@ class Map:
     kind: str  # "time", "image" or "frequency"
     grid: object  # geometry of the image or spectrum it was made from, or None
     branch: str  # nested model it lies in, or ""
+
+    @property
+    def extent(self):
+        """Where the map begins and ends on each axis of what the branch takes, as shares: convolutions without padding trim it."""
+        layer, places = self.layer, np.array([[0.0, n or 1] for n in self.layer.output.shape[1:-1]])
+        while True:
+            source = layer.input[0] if isinstance(layer.input, (list, tuple)) else layer.input
+            before, after = (np.array([[n or 1] for n in tensor.shape[1:-1]], float) for tensor in (source, layer.output))
+            if len(before) != len(after):
+                break
+            if getattr(layer, "padding", None) == "valid" and hasattr(layer, "strides"):
+                steps, sizes = (np.reshape(value, (-1, 1)) for value in (layer.strides, _window(layer)))
+                places = places * steps + (sizes - steps) / 2
+            else:
+                places = places * before / after
+            layer = source._keras_history.operation
+            if isinstance(layer, keras.layers.InputLayer) or isinstance(layer, tuple(REPRESENTATIONS.values())):
+                break
+        return places / np.array([[n or 1] for n in layer.output.shape[1:-1]])
 
 
 def feature_maps(network, grid, *, step_s=None, duration_s=None):
@@ -72,6 +92,11 @@ def feature_maps(network, grid, *, step_s=None, duration_s=None):
             inside = feature_maps(layer, grid, step_s=step_s, duration_s=duration_s)
             found += [Map(m.layer, m.kind, m.grid, m.branch or layer.name) for m in inside]
     return found
+
+
+def _window(layer):
+    """Kernel or window of a convolution or pooling layer, per axis."""
+    return layer.kernel_size if hasattr(layer, "kernel_size") else layer.pool_size
 
 
 def _finer(network, last, positions):

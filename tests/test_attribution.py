@@ -172,3 +172,10 @@ def test_what_a_spectrum_adds_is_found_where_its_energy_is(crop_s):
         for method in (shap, lime):
             values = method(probe, ds.y[:6], background=probe.x[:2])
             np.testing.assert_allclose(values.signal.sum(axis=(1, 2)), values.view.sum(axis=1), rtol=1e-3, atol=1e-4)
+
+
+def test_a_map_of_convolutions_without_padding_covers_the_middle():
+    ds = to_spectrograms(planted(4))
+    stem, full = (feature_maps(build_model("cnn2d", like=ds, stem_padding=p), ds.grid)[0].extent for p in ("valid", "same"))
+    np.testing.assert_allclose(stem, [[2 / 17, 15 / 17], [1.5 / 32, 29.5 / 32]])  # kernel 5, strides 1 and 2
+    np.testing.assert_allclose(full, [[0, 1], [0, 1]])
