@@ -423,7 +423,7 @@ PRESETS = {
     "heartbeat-resnet1d": {"model": _RESNET1D, "fit": {**_FIT, "epochs": 30, "weight_decay": 0.03, "ema": 0.998}},
     "heartbeat-resnet1d-fast": {
         "model": {**_RESNET1D, "filters": (32, 64, 96), "kernel_size": 5},
-        "fit": {**_FIT, "epochs": 8},
+        "fit": {**_FIT, "epochs": 8, "learning_rate": 6e-3},
     },
     "heartbeat-fft_transformer": {"model": {"name": "fft_transformer"}, "fit": {**_FIT, "epochs": 5, "learning_rate": 1e-3}},
     "heartbeat-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-5}},
