@@ -255,17 +255,19 @@ class Kept:
             else:
                 self._retry_queue.append(trial.trial_id)
             self.progress.pop(trial.trial_id, None)
+            self.heard.pop(trial.trial_id, None)  # else the worker that takes it up would be late from the start
             self.save()
             return trial.trial_id
 
     def silent(self):
         """Workers that were not heard of for the time of a lease."""
-        now = time.monotonic()
-        return [
-            tuner_id
-            for tuner_id, trial in list(self.ongoing_trials.items())
-            if now - self.heard.get(trial.trial_id, now) > self.lease_s
-        ]
+        with self.guard:
+            now = time.monotonic()
+            return [
+                tuner_id
+                for tuner_id, trial in self.ongoing_trials.items()
+                if now - self.heard.get(trial.trial_id, now) > self.lease_s
+            ]
 
     @property
     def over(self):

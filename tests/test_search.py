@@ -116,7 +116,10 @@ def test_a_silent_worker_loses_its_trial_to_another(tmp_path):
     oracle.give_up("far-0")
     with pytest.raises(KeyError, match="not running here"):
         oracle.update_trial(first.trial_id, {"epoch": 2})
+    late = []
+    oracle.fits = lambda *args: late.extend(oracle.silent()) or True  # asked while the trial is handed over
     assert oracle.create_trial("other-0").trial_id == first.trial_id
+    assert late == []
 
 
 def test_the_last_trial_of_a_dead_worker_waits_for_another(tmp_path):
