@@ -6,6 +6,7 @@ An epoch is finished when ``state.json`` in the checkpoint folder names it; that
 written last and replaced whole. Epochs count from 1 in every file.
 """
 
+import json
 import shutil
 import sys
 import time
@@ -23,6 +24,28 @@ MONITORS = {"macro_f1": metrics.macro_f1, "macro_auc": metrics.macro_auc, "loss"
 def sign(monitor):
     """1 where a higher figure is better, -1 where a lower one is."""
     return -1 if monitor == "loss" else 1
+
+
+def architecture(model):
+    """The model's configuration with its layers numbered: Keras names them by what was built before in the process."""
+    configuration, numbers = json.loads(model.to_json()), {}
+
+    def number(value):
+        for part in value.values() if isinstance(value, dict) else value:
+            if isinstance(part, dict) and isinstance(part.get("name"), str):
+                numbers.setdefault(part["name"], f"layer {len(numbers)}")
+            if isinstance(part, (dict, list)):
+                number(part)
+
+    def numbered(value):
+        if isinstance(value, dict):
+            return {key: numbered(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [numbered(part) for part in value]
+        return numbers.get(value, value) if isinstance(value, str) else value
+
+    number(configuration)
+    return numbered(configuration)
 
 
 class Epochs(keras.callbacks.Callback):

@@ -15,9 +15,10 @@ import numpy as np
 
 from ecg_keras import faithfulness, overlays
 from ecg_keras._checks import check_option, check_signals
-from ecg_keras.attribution import METHODS, balanced_rows, branch_shares, replacement
+from ecg_keras.attribution import METHODS, branch_shares
 from ecg_keras.dataset import ECGDataset
 from ecg_keras.explanations import AFTER_S, BEFORE_S, QRS_S, Explanations, check_pictures, checks_html, row_pictures, write
+from ecg_keras.parts import balanced_rows, replacement
 from ecg_keras.probe import Probe
 from ecg_keras.serving import predict
 

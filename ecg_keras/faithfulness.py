@@ -9,8 +9,9 @@ bootstrap intervals of the mean over rows. Parts removed are replaced by the mea
 
 import numpy as np
 
-from ecg_keras.attribution import METHODS, Cells, replacement
+from ecg_keras.attribution import METHODS
 from ecg_keras.dataset import ECGDataset
+from ecg_keras.parts import Cells, replacement
 
 _PARTS = 36  # stretches of time that are removed one after the other
 _STEPS = 16

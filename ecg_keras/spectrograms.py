@@ -18,7 +18,7 @@ from ecg_keras.dataset import ECGDataset
 from ecg_keras.examples import typical
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
-_BATCH_BYTES = 8e6  # intermediate values of one batch; larger ones leave the caches and are slower
+_BATCH_BYTES = 8e6  # intermediate values of one batch: larger ones hold more memory and are no faster
 
 
 def to_spectrograms(signals, *, fs=None, grid=None, size=None, rgb=False):

@@ -7,7 +7,6 @@ written last and replaced whole. Epochs count from 1 in every file. The model
 that is kept is that of the epoch with the best validation figure.
 """
 
-import json
 import pathlib
 import shlex
 import shutil
@@ -22,7 +21,7 @@ from ecg_keras._checks import check_option, check_positive
 from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
 from ecg_keras.dataset import check_parts
-from ecg_keras.epochs import MONITORS, Epochs, sign
+from ecg_keras.epochs import MONITORS, Epochs, architecture, sign
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.report import write_report
 from ecg_keras.serving import check_card, check_fits, crop_length, load_served, predict, save_served
@@ -373,7 +372,7 @@ def _fit(model, train, val, folder, settings, until, callbacks, progress):
         seed=settings["seed"],
     )
     _compile(model, train, len(batches), settings)
-    key = fingerprint(settings, _architecture(model), train.fingerprint(), val.fingerprint())
+    key = fingerprint(settings, architecture(model), train.fingerprint(), val.fingerprint())
     epochs = Epochs(model, batches, val, folder, key, settings, progress)
     if not epochs.finished and epochs.done < until:
         model.fit(
@@ -386,28 +385,6 @@ def _fit(model, train, val, folder, settings, until, callbacks, progress):
         )
     epochs.restore_best()
     return epochs
-
-
-def _architecture(model):
-    """The model's configuration with its layers numbered: Keras names them by what was built before in the process."""
-    configuration, numbers = json.loads(model.to_json()), {}
-
-    def number(value):
-        for part in value.values() if isinstance(value, dict) else value:
-            if isinstance(part, dict) and isinstance(part.get("name"), str):
-                numbers.setdefault(part["name"], f"layer {len(numbers)}")
-            if isinstance(part, (dict, list)):
-                number(part)
-
-    def numbered(value):
-        if isinstance(value, dict):
-            return {key: numbered(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [numbered(part) for part in value]
-        return numbers.get(value, value) if isinstance(value, str) else value
-
-    number(configuration)
-    return numbered(configuration)
 
 
 def _compile(model, train, n_steps, settings):

@@ -6,9 +6,10 @@ import pytest
 
 from conftest import toy_dataset
 from ecg_keras import build_model, to_spectrograms
-from ecg_keras.attribution import Cells, _over_time, branch_shares, gradcam, lime, shap
+from ecg_keras.attribution import _over_time, branch_shares, gradcam, lime, shap
 from ecg_keras.faithfulness import planted
 from ecg_keras.feature_maps import feature_maps
+from ecg_keras.parts import Cells
 from ecg_keras.probe import Probe
 
 pytestmark = pytest.mark.numeric

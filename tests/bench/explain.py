@@ -19,10 +19,11 @@ import time
 import numpy as np
 
 from ecg_keras import load_mitbih_csv, overlays
-from ecg_keras.attribution import balanced_rows, gradcam, lime, replacement, shap
+from ecg_keras.attribution import gradcam, lime, shap
 from ecg_keras.explain import explain
 from ecg_keras.explanations import AFTER_S, BEFORE_S, QRS_S, verdicts
 from ecg_keras.faithfulness import mean_with_interval
+from ecg_keras.parts import balanced_rows, replacement
 from ecg_keras.plots import png
 from ecg_keras.probe import Probe
 from ecg_keras.serving import load_served, predict

@@ -5,8 +5,7 @@
 A random search of small trials on synthetic sines runs once undisturbed, and once while the searching
 process, a worker, or both at once are killed (SIGKILL) at random moments and the same command is started
 again. Writes result.json: which trials were finished, with which options and values, in both runs; how
-many results were written twice (should be none); and what was killed when. Values may differ: after a kill the masks
-of dropout are not those of an undisturbed run.
+many results were written twice (should be none); and what was killed when.
 """
 
 import argparse
