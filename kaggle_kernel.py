@@ -16,7 +16,7 @@ from importlib import metadata, util
 DATA = os.environ.get("ECG_KERAS_DATA")  # folder of the CSV files; by default looked for among the inputs
 OUT = os.environ.get("ECG_KERAS_OUT", "outputs/mitbih")
 MODEL = os.environ.get("ECG_KERAS_MODEL", "cnn2d")
-EPOCHS = int(os.environ.get("ECG_KERAS_EPOCHS", "12"))
+EPOCHS = os.environ.get("ECG_KERAS_EPOCHS")  # by default what the package was measured with
 BALANCE = os.environ.get("ECG_KERAS_BALANCE") or None  # smote, smote-tomek, class_weight or sampler
 SEED = int(os.environ.get("ECG_KERAS_SEED", "0"))
 SEARCH_HOURS = float(os.environ.get("ECG_KERAS_SEARCH_HOURS", "0"))  # above 0: search for a better model first
@@ -55,7 +55,7 @@ def main():
     parts = train, val, test = load(balance=BALANCE, seed=SEED)
     note = "SYNTHETIC beats, not measured: the figures say nothing about patients. " if train.synthetic else ""
     print(note + train.summary(), flush=True)
-    model_options, fit_options = {}, {"epochs": EPOCHS, "seed": SEED}
+    model_options, fit_options = {}, {"seed": SEED} | ({"epochs": int(EPOCHS)} if EPOCHS else {})
     if SEARCH_HOURS:
         from ecg_keras.search import search
 
