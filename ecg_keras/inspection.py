@@ -65,7 +65,7 @@ def inspect(train=None, val=None, test=None):
     result = Inspection(parts={name: _describe(part, digests[name]) for name, part in parts.items()})
     names = list(parts)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    result["shared_rows"] = {f"{a}, {b}": len(set(digests[a]) & set(digests[b])) for a, b in pairs}
+    result["shared_rows"] = {f"{a}, {b}": len(np.intersect1d(digests[a], digests[b])) for a, b in pairs}
     result["shared_patients"] = {
         f"{a}, {b}": len(np.intersect1d(parts[a].patients, parts[b].patients))
         for a, b in pairs
@@ -173,23 +173,30 @@ def _describe(part, digests):
         "min": float(x.min()),
         "max": float(x.max()),
         "mean": float(x.mean(dtype=np.float64)),
-        "std": float(x.std(dtype=np.float64)),
+        "std": _std(x),
         "zeros": float((x == 0).mean()),
         "class_counts": part.class_counts(),
         "patients": None if part.patients is None else len(np.unique(part.patients)),
         "records": None if part.records is None else len(np.unique(part.records)),
         "constant_leads": {name: int(count) for name, count in zip(channels, still.sum(axis=0))},
         "equal_leads": equal,
-        "duplicates": len(digests) - len(set(digests)),
+        "duplicates": len(digests) - len(np.unique(digests)),
         "label_runs": runs,
         "resampled": bool(part.balance is not None and part.balance.resampled),
     }
 
 
+def _std(x):
+    """Standard deviation over all entries, without a copy of them in double precision."""
+    apart = np.subtract(x, x.mean(dtype=np.float64), dtype=x.dtype).ravel()
+    return float(np.sqrt(np.einsum("i,i->", apart, apart, dtype=np.float64) / apart.size))
+
+
 def _digests(x):
-    """A 16-byte digest of each row."""
+    """An 8-byte digest of each row as an integer; of a million rows two differing ones meet with a chance of 3e-8."""
     rows = np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8)
-    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
+    digests = (hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+    return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(rows))
 
 
 def _findings(parts, result):

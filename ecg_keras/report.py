@@ -10,6 +10,7 @@ data or in the files beside it.
 
 import csv
 import io
+import itertools
 import json
 import pathlib
 
@@ -116,8 +117,9 @@ def write_report(out_dir, numbers, *, train=None, val=None, test, history=(), pr
         "results": _result_pictures(test, scores, numbers),
     }
     write_json(out_dir / "report.json", numbers)
-    _write_csv(out_dir / "history.csv", history)
-    _write_csv(out_dir / "predictions.csv", _prediction_rows(test, scores, numbers["test"].get("thresholds")))
+    _write_dicts(out_dir / "history.csv", history)
+    columns = _prediction_columns(test, scores, numbers["test"].get("thresholds"))
+    _write_csv(out_dir / "predictions.csv", columns, zip(*columns.values()))
     for group in [*drawn.values(), *(pictures for _, _, pictures in sections)]:
         for name, picture in group.items():
             data = picture[0] if isinstance(picture, tuple) else picture
@@ -199,32 +201,33 @@ def _result_pictures(test, scores, numbers):
     return pictures
 
 
-def _prediction_rows(test, scores, thresholds):
-    """One dict per test row."""
+def _prediction_columns(test, scores, thresholds):
+    """Columns of predictions.csv: name to a value per test row."""
     names = np.array(test.classes)
     if test.multi_label:
-        join = lambda labels: ["|".join(names[row]) for row in labels]  # noqa: E731
+        join = lambda labels: ("|".join(names[row]) for row in labels)  # noqa: E731
         true, predicted = join(test.y.astype(bool)), join(scores >= np.asarray(thresholds or 0.5))
     else:
         true, predicted = names[test.y], names[scores.argmax(axis=1)]
-    for i in range(len(test)):
-        row = {"row": i, "true": true[i], "predicted": predicted[i]}
-        row |= {f"p_{name}": f"{value:.8g}" for name, value in zip(test.classes, scores[i])}
-        if test.patients is not None:
-            row["patient"] = test.patients[i]
-        if test.records is not None:
-            row["record"] = test.records[i]
-        yield row
+    columns = {"row": range(len(test)), "true": true, "predicted": predicted}
+    columns |= {f"p_{name}": map("{:.8g}".format, column) for name, column in zip(test.classes, scores.T)}
+    if test.patients is not None:
+        columns["patient"] = test.patients
+    if test.records is not None:
+        columns["record"] = test.records
+    return columns
 
 
-def _write_csv(path, rows):
-    """Dicts to a CSV file with all their keys as columns, whole or not at all."""
-    rows = list(rows)
+def _write_dicts(path, rows):
+    """Dicts to a CSV file with all their keys as columns."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    _write_csv(path, columns, ([row.get(name) for name in columns] for row in rows))
+
+
+def _write_csv(path, header, rows):
+    """A CSV file, whole or not at all."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(itertools.chain([header], rows))
     write_text(path, text.getvalue())
 
 
@@ -283,7 +286,7 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
             rows = list(csv.DictReader(file))
     keys = [(old["protocol"], old["model"]) for old in rows]
     at = keys.index((protocol, row["model"])) if (protocol, row["model"]) in keys else len(rows)
-    _write_csv(path, [*rows[:at], row, *rows[at + 1 :]])
+    _write_dicts(path, [*rows[:at], row, *rows[at + 1 :]])
     return row
 
 

@@ -37,7 +37,7 @@ def fit_and_report(
     test,
     *,
     out_dir,
-    epochs=10,
+    epochs=12,
     batch_size=128,
     learning_rate=3e-3,
     weight_decay=0.02,
@@ -70,7 +70,7 @@ def fit_and_report(
         Only `train` may be balanced.
     out_dir : path
         Folder for report.html, report.json, model.keras, history.csv, predictions.csv and pictures.
-    epochs : int, default 10
+    epochs : int, default 12
         Passes over the train part, at most.
     batch_size : int, default 128
         Rows per step.
@@ -206,7 +206,7 @@ def fit(
     val,
     *,
     folder,
-    epochs=10,
+    epochs=12,
     batch_size=128,
     learning_rate=3e-3,
     weight_decay=0.02,
