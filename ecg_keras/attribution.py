@@ -41,8 +41,8 @@ class Attribution:
         return self.view if self.view.ndim == 3 and self.quality.get("view") == "image" else None
 
 
-def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
-    """Grad-CAM of each row for a class.
+def gradcam(probe, targets, *, layer="fine", weights="elementwise", guided=True, background=None):
+    """Grad-CAM of each row for a class, or Guided Grad-CAM.
 
     Parameters
     ----------
@@ -57,12 +57,19 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
         "mean" averages the gradient over the map (Selvaraju et al., ICCV 2017, equations 1 and 2).
         "elementwise" leaves it where it is (HiResCAM, Draelos and Carin, arXiv:2011.08891, 2020); the
         two are equal where a network ends in global average pooling and one dense layer.
+    guided : bool, default True
+        Multiply the map by what each sample or pixel itself adds, ``max((x - background) * gradient, 0)``: Guided
+        Grad-CAM (Selvaraju et al., section 3.2), which is as fine as the row is and tells leads apart. The paper
+        guides by guided backpropagation; that hardly depends on the weights (Adebayo et al., NeurIPS 2018), so here it is
+        the plain gradient. A row in which nothing is left keeps its map.
+    background : float, shape (m, ...), optional
+        Rows of the view whose mean counts as nothing; by default up to 200 of the probe's own, of each class as many.
 
     Returns
     -------
     Attribution
         Branches are added as their maps add to the score; a map over the frequencies of a spectrum
-        counts only where the network sees nothing else. All leads get the same, but of a spectrum.
+        counts only where the network sees nothing else. A map alone gives all leads the same, but of a spectrum.
 
     Raises
     ------
@@ -86,11 +93,15 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
     targets = np.asarray(targets)
     n, n_samples = len(probe), probe.n_samples
     view = np.zeros((n, *probe.x.shape[1:-1]))
-    signal = np.zeros((n, n_samples))
+    signal, detail = np.zeros((n, n_samples)), np.zeros(probe.x.shape)
+    fill = None if not guided else replacement(probe) if background is None else np.mean(background, axis=0)
     for start in [0] if probe.length is None else probe.starts:
-        x = probe.x if probe.length is None else probe.x[:, start : start + probe.length]
+        seen = slice(None) if probe.length is None else slice(start, start + probe.length)
+        x = probe.x[:, seen]
         pieces = probe.maps_and_gradients([m.layer for m in maps], x, probe.metadata, targets)
-        for rows, values, gradients in pieces:
+        for rows, values, gradients, slope in pieces:
+            if guided:
+                detail[rows, seen] += np.maximum((x[rows] - fill[seen]) * slope, 0)
             for m, a, g in zip(maps, values, gradients):
                 axes = tuple(range(1, a.ndim - 1))
                 g = g.mean(axis=axes, keepdims=True) if weights == "mean" else g
@@ -111,15 +122,28 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise"):
                     over_time = _stretched(cam, (n_seen,), m.extent)
                 signal[rows, start : start + over_time.shape[1]] += over_time
     finest = max((m.layer.output.shape[-2] for m in maps if m.kind != "frequency"), default=None)
+    view = view if probe.grid is not None else signal[:, :, None]
+    if guided:
+        view = _guided(view, detail if probe.grid is None else detail.sum(axis=-1))
+    if probe.is_images:
+        signal = _to_samples(view, probe.times_s, probe.fs, n_samples)
+    elif probe.grid is None:
+        signal = view if guided else view[:, :, 0]
     quality = {
         "layers": [f"{m.branch}/{m.layer.name}".lstrip("/") for m in maps],
         "step_ms": None if finest is None else 1000 * duration_s / finest,
         "weights": weights,
+        "guided": guided,
         "empty": int(((signal if not probe.is_spectra else view).reshape(n, -1).sum(axis=1) == 0).sum()),
     }
-    if probe.grid is None:
-        view = signal
     return _attribution("gradcam", probe, _unit(view), None if probe.is_spectra else _unit(signal), quality)
+
+
+def _guided(maps, detail):
+    """Maps (n, ...) times detail (n, ...); rows in which nothing would be left stay."""
+    product = maps * detail
+    empty = product.sum(axis=tuple(range(1, product.ndim)), keepdims=True) == 0
+    return np.where(empty, np.broadcast_to(maps, product.shape), product)
 
 
 def shap(probe, targets, *, background=None, parts=_PARTS_SHAP, max_evals=500, seed=0):

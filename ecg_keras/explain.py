@@ -41,6 +41,7 @@ def explain(
     signals=None,
     layer="fine",
     weights="elementwise",
+    guided=True,
     check_rows=30,
     plant=True,
     seed=0,
@@ -66,7 +67,8 @@ def explain(
         The waveform of each row, for a `ds` of images or spectra, which holds none; only drawn.
     layer : {"fine", "last"}, default "fine"
     weights : {"elementwise", "mean"}, default "elementwise"
-        Of `attribution.gradcam`; ``layer="last", weights="mean"`` is the paper's.
+    guided : bool, default True
+        Of `attribution.gradcam`; ``layer="last", weights="mean", guided=False`` is the paper's plain Grad-CAM.
     check_rows : int, default 30
         Rows drawn from all classes for the checks; 0 for none.
     plant : bool, default True
@@ -126,7 +128,7 @@ def explain(
     own, checked, averaged, background = (probe[part] for part in parts)
     fill = replacement(background)
     compute = {
-        "gradcam": functools.partial(METHODS["gradcam"], layer=layer, weights=weights),
+        "gradcam": functools.partial(METHODS["gradcam"], layer=layer, weights=weights, guided=guided, background=fill[None]),
         "shap": functools.partial(METHODS["shap"], background=fill[None] if _heavy(probe) else background.x[:8], seed=seed),
         "lime": functools.partial(METHODS["lime"], background=fill[None], seed=seed),
     }

@@ -209,13 +209,15 @@ def _legend(found):
     """How to read the pictures."""
     words = {
         "gradcam": "Grad-CAM shows where the network's feature map speaks for the class "
-        "(no sign, {step:.0f} ms apart, {weights} gradients)",
+        "(no sign, {step:.0f} ms apart, {weights} gradients{guided})",
         "shap": "SHAP shares the log-odds out to stretches of time or patches, against rows of all classes",
         "lime": "LIME fits a linear model to what happens when stretches or patches are replaced",
     }
     text = []
     for name, a in found.attributions.items():
-        text.append(words[name].format(step=a.quality.get("step_ms") or 0, weights=a.quality.get("weights")))
+        guided = ", times what each sample or pixel adds by its own gradient" if a.quality.get("guided") else ""
+        step, weights = a.quality.get("step_ms") or 0, a.quality.get("weights")
+        text.append(words[name].format(step=step, weights=weights, guided=guided))
     return (
         "<p class=quiet>Red speaks for the class explained, blue against it; the score is the class's log-odds against "
         "all others. " + pages.escape("; ".join(text))

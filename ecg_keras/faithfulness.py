@@ -240,8 +240,7 @@ def planted_shares(probe, *, methods=("gradcam", "shap", "lime"), n_train=512, n
     }
     plain = taught.x[test.y == 0][:8]
     for name in methods:
-        options = {"background": plain} if name != "gradcam" else {}
-        found = METHODS[name](taught[rows], targets, **options)
+        found = METHODS[name](taught[rows], targets, background=plain)
         if found.signal is not None:
             positive = np.maximum(found.signal, 0).sum(axis=2)
             shares = positive[:, first:last].sum(axis=1) / np.maximum(positive.sum(axis=1), 1e-12)

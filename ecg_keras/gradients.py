@@ -58,10 +58,25 @@ def forward(network):
     return run
 
 
-def backward(network, layers, kind):
-    """A function from a list of arrays and one-hot targets to feature maps and gradients of the targets' log-odds.
+def backward(network, layers, kind, view):
+    """Make the function that differentiates the targets' log-odds by feature maps and by one of the inputs.
 
     The one place where a backend's own differentiation is used.
+
+    Parameters
+    ----------
+    network : keras.Model
+    layers : sequence of keras layers
+        Whose outputs are the feature maps.
+    kind : {"softmax", "sigmoid", None}
+        What the network ends in.
+    view : int
+        Number of the input.
+
+    Returns
+    -------
+    function
+        From a list of arrays and one-hot targets (n, classes) to the maps, their gradients and the input's gradient.
     """
 
     def total(logits, chosen):
@@ -83,6 +98,7 @@ def backward(network, layers, kind):
         def run(inputs, chosen):
             maps = [None] * len(layers)
             with tf.GradientTape() as tape:
+                tape.watch(inputs[view])
 
                 def keep(i, output):
                     tape.watch(output)
@@ -91,14 +107,16 @@ def backward(network, layers, kind):
 
                 with _tapped(layers, keep), _without_activation(network):
                     score = total(network(inputs, training=False), chosen)
-            return maps, tape.gradient(score, maps, unconnected_gradients="zero")
+            *gradients, slope = tape.gradient(score, [*maps, inputs[view]], unconnected_gradients="zero")
+            return maps, gradients, slope
 
         return lambda inputs, chosen: run([tf.convert_to_tensor(a) for a in inputs], tf.convert_to_tensor(chosen))
     if backend == "jax":
         import jax
 
-        def score(deltas, values, inputs, chosen):
+        def score(deltas, seen, values, inputs, chosen):
             maps = [None] * len(layers)
+            inputs = [seen if i == view else array for i, array in enumerate(inputs)]
 
             def keep(i, output):  # a zero added to the map: its gradient is the map's
                 maps[i] = output
@@ -108,13 +126,13 @@ def backward(network, layers, kind):
                 logits, _ = network.stateless_call(*values, inputs, training=False)
             return total(logits, chosen), maps
 
-        graph = jax.jit(jax.grad(score, has_aux=True))
+        graph = jax.jit(jax.grad(score, argnums=(0, 1), has_aux=True))
 
         def run(inputs, chosen):
             n = len(chosen)
             deltas = [np.zeros((n, *layer.output.shape[1:]), np.float32) for layer in layers]
-            gradients, maps = graph(deltas, _values(network), inputs, chosen)
-            return maps, gradients
+            (gradients, slope), maps = graph(deltas, inputs[view], _values(network), inputs, chosen)
+            return maps, gradients, slope
 
         return run
 
@@ -128,9 +146,12 @@ def backward(network, layers, kind):
             return maps[i]
 
         with torch.enable_grad(), _tapped(layers, keep), _without_activation(network):
-            logits = network([keras.ops.convert_to_tensor(a) for a in inputs], training=False)
-            gradients = torch.autograd.grad(total(logits, keras.ops.convert_to_tensor(chosen)), maps)
-        return [m.detach().cpu().numpy() for m in maps], [g.cpu().numpy() for g in gradients]
+            tensors = [keras.ops.convert_to_tensor(a) for a in inputs]
+            tensors[view].requires_grad_()
+            score = total(network(tensors, training=False), keras.ops.convert_to_tensor(chosen))
+            gradients = torch.autograd.grad(score, [*maps, tensors[view]])
+        *gradients, slope = [g.cpu().numpy() for g in gradients]
+        return [m.detach().cpu().numpy() for m in maps], gradients, slope
 
     return run
 

@@ -172,6 +172,11 @@ class Probe:
         given = {"metadata": metadata}
         return [np.ascontiguousarray(given.get(name, x), np.float32) for name in self.names]
 
+    @property
+    def _view(self):
+        """Which of the network's inputs takes the view."""
+        return next(i for i, name in enumerate(self.names) if name != "metadata")
+
     def _runner(self):
         """The compiled network without its last activation, made once."""
         if self._run is None:
@@ -213,10 +218,12 @@ class Probe:
             Which rows the arrays belong to.
         maps, gradients : list of float32, shape (rows, ..., channels)
             One array per layer.
+        slope : float32, shape of the rows of `x`
+            Gradient with respect to `x` itself.
         """
         key = tuple(id(layer) for layer in layers)
         if key not in self._back:  # compiled once, also for parts of the rows
-            self._back[key] = backward(self.network, layers, output_kind(self.network))
+            self._back[key] = backward(self.network, layers, output_kind(self.network), self._view)
         run = self._back[key]
         chosen = np.eye(len(self.classes), dtype=np.float32)[targets]
         step = int(np.clip(_BATCH_BYTES // (16 * sum(_size(layer.output.shape) for layer in layers)), 8, 256))
@@ -224,9 +231,9 @@ class Probe:
         for first in range(0, len(x), step):
             rows = slice(first, min(first + step, len(x)))
             back = slice(max(0, rows.stop - step), rows.stop)  # a full batch from the end: nothing compiles twice
-            maps, gradients = run(self.feed(x[back], None if metadata is None else metadata[back]), chosen[back])
+            maps, gradients, slope = run(self.feed(x[back], None if metadata is None else metadata[back]), chosen[back])
             keep = slice(rows.start - back.start, None)
-            yield rows, [np.asarray(a)[keep] for a in maps], [np.asarray(a)[keep] for a in gradients]
+            yield rows, [np.asarray(a)[keep] for a in maps], [np.asarray(a)[keep] for a in gradients], np.asarray(slope)[keep]
 
     @contextlib.contextmanager
     def other_weights(self, seed=0):

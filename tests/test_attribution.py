@@ -40,8 +40,25 @@ def test_gradcam_is_the_class_activation_map_where_a_network_ends_in_one_dense_l
     expected /= np.maximum(expected.sum(axis=1, keepdims=True), 1e-12)
     assert expected.any()
     for weights in ("mean", "elementwise"):
-        found = gradcam(Probe(model, ds), np.ones(6, int), layer="last", weights=weights)
+        found = gradcam(Probe(model, ds), np.ones(6, int), layer="last", weights=weights, guided=False)
         np.testing.assert_allclose(found.signal[:, :, 0], expected, atol=1e-6)  # shares of 1
+
+
+@pytest.mark.parametrize("name", ["cnn1d", "cnn2d"])
+def test_guided_gradcam_is_the_map_times_what_each_input_adds(name):
+    ds = planted(6)
+    model = build_model(name, like=ds, filters=(4, 6), dropout=0)
+    probe = Probe(model, ds)
+    targets, back = np.ones(6, int), probe.x[:2]
+    plain, guided = (gradcam(probe, targets, guided=g, background=back).view for g in (False, True))
+    for row in range(6):
+        places = np.argsort(guided[row], axis=None)[-6:]  # the six that count most
+        own, step = np.repeat(probe.x[[row]], 12, axis=0), np.repeat([0.0005, -0.0005], 6)
+        own.reshape(12, -1)[np.arange(12), np.tile(places, 2)] += step
+        up, down = probe.log_odds(own)[:, 1].reshape(2, 6)
+        added = np.maximum((up - down) / 0.001 * (probe.x[row] - back.mean(axis=0)).ravel()[places], 0)
+        expected, found = plain[row].ravel()[places] * added, guided[row].ravel()[places]
+        np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)
 
 
 def test_shap_and_lime_give_the_parts_of_a_linear_network():
@@ -76,8 +93,8 @@ def test_a_row_does_not_depend_on_its_batch(name):
     ds = toy_dataset(12)
     options = {"hybrid": {"branches": ("time", "spectrogram")}, "multimodal": {"width": 8}}.get(name, {"filters": (4, 8)})
     probe = Probe(build_model(name, like=ds, **options), ds)
-    whole = gradcam(probe, ds.y)
-    alone = gradcam(probe[[5]], ds.y[[5]])
+    whole = gradcam(probe, ds.y, background=probe.x)
+    alone = gradcam(probe[[5]], ds.y[[5]], background=probe.x)
     assert whole.signal.shape == ds.x.shape
     np.testing.assert_allclose(alone.signal[0], whole.signal[5], atol=1e-6)
     assert np.isfinite(whole.signal).all() and (whole.signal >= 0).all()
