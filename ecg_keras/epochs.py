@@ -18,12 +18,8 @@ from ecg_keras import metrics
 from ecg_keras.serving import predict
 from ecg_keras.storage import atomic_path, read_json, write_json
 
+_BAND = 0.005  # differences of a figure below this are luck of few rows; the loss decides between such epochs
 MONITORS = {"macro_f1": metrics.macro_f1, "macro_auc": metrics.macro_auc, "loss": None}
-
-
-def sign(monitor):
-    """1 where a higher figure is better, -1 where a lower one is."""
-    return -1 if monitor == "loss" else 1
 
 
 def architecture(model):
@@ -111,8 +107,7 @@ class Epochs(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         row |= self._validated()
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        value = sign(self.monitor) * row[f"val_{self.monitor}"]
-        better = self.best_row is None or value > sign(self.monitor) * self.rows[self.best_row][f"val_{self.monitor}"]
+        better = self._is_better(row)
         if better:
             self.best_row = len(self.rows)
             self._save(f"best-{epoch + 1}.weights.h5")
@@ -124,6 +119,16 @@ class Epochs(keras.callbacks.Callback):
         self._save(f"last-{epoch + 1}.weights.h5")
         self._write_state(epoch + 1)
         self._show(row, better)
+
+    def _is_better(self, row):
+        """True if a new epoch is to be kept instead of the best so far."""
+        if self.best_row is None:
+            return True
+        figure, best = f"val_{self.monitor}", self.rows[self.best_row]
+        if self.monitor == "loss":
+            return row[figure] < best[figure]
+        least = max(other[figure] for other in (*self.rows, row)) - _BAND
+        return row[figure] >= least and (best[figure] < least or row["val_loss"] < best["val_loss"])
 
     def _validated(self):
         """Loss and figures on the validation part."""

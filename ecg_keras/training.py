@@ -21,7 +21,7 @@ from ecg_keras._checks import check_option, check_positive
 from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
 from ecg_keras.dataset import check_parts
-from ecg_keras.epochs import MONITORS, Epochs, architecture, sign
+from ecg_keras.epochs import MONITORS, Epochs, architecture
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.report import write_report
 from ecg_keras.serving import check_card, check_fits, crop_length, load_served, predict, save_served
@@ -91,7 +91,8 @@ def fit_and_report(
         as many as make two thirds of the epoch, and all where the part is balanced or multi-label:
         beats of the largest class are plenty, and most of an epoch is spent on them.
     monitor : {"auto", "macro_f1", "macro_auc", "loss"}, default "auto"
-        Validation figure that chooses the epoch: macro-F1, or macro-AUC for a multi-label task.
+        Validation figure that chooses the epoch: macro-F1, or macro-AUC for a multi-label task. Of epochs
+        less than 0.005 below the best of them, which a handful of rare beats can turn, the one with the lowest loss is kept.
     patience : int, optional
         Stop after this many epochs without a better figure. By default never for "cosine", whose
         last epochs are its best, else 5.
@@ -161,17 +162,15 @@ def fit_and_report(
         seed=seed,
         progress=progress,
     )
-    monitor = history.monitor
 
     start = time.perf_counter()
     probabilities = {"val": predict(model, val), "test": predict(model, test)}
     thresholds = metrics.choose_thresholds(val.y, probabilities["val"]) if train.multi_label else None
-    best = max(range(len(history.rows)), key=lambda i: sign(monitor) * history.rows[i][f"val_{monitor}"])
     numbers = _facts(model, train, seed) | {
         "settings": history.settings,
         "options": _layer_options(model),
         "epochs_run": len(history.rows),
-        "best_epoch": best + 1,
+        "best_epoch": history.best_row + 1,
         "val": _measured(val, probabilities["val"], thresholds),
         "test": _measured(test, probabilities["test"], thresholds),
     }

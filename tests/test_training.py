@@ -122,21 +122,31 @@ def test_averaged_weights_are_what_is_validated_and_kept(tmp_path, monkeypatch):
     assert any(np.abs(raw - kept).max() > 1e-4 for raw, kept in zip(at_the_end[0], model.get_weights()))
 
 
-def test_the_epoch_with_the_best_validation_figure_is_kept(tmp_path, monkeypatch):
-    values = iter([0.3, 0.9, 0.5])
-    seen = []
+@pytest.mark.parametrize(
+    ("figures", "losses", "kept_epoch"),
+    [
+        ([0.3, 0.9, 0.5], [1, 1, 1], 2),
+        ([0.900, 0.904, 0.901], [0.5, 0.6, 0.4], 3),  # as good as each other: the loss decides
+        ([0.900, 0.904, 0.896], [0.5, 0.4, 0.3], 2),  # too far below the best
+        ([0.900, 0.902, 0.906], [0.5, 0.4, 0.6], 2),
+        ([0.900, 0.902, 0.908], [0.5, 0.4, 0.6], 3),
+    ],
+)
+def test_the_epoch_with_the_best_validation_figure_is_kept(tmp_path, monkeypatch, figures, losses, kept_epoch):
+    values, seen = iter(zip(figures, losses)), []
 
     def validated(self):
         seen.append([weight.copy() for weight in self.model.get_weights()])
-        return {"val_loss": 1.0, "val_macro_f1": next(values), "val_macro_auc": 0.5}
+        figure, loss = next(values)
+        return {"val_loss": loss, "val_macro_f1": figure, "val_macro_auc": 0.5}
 
     monkeypatch.setattr(Epochs, "_validated", validated)
     train, val, test = parts()
     model = small(train)
     report = fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=3, progress=False)
-    assert report["best_epoch"] == 2
-    for kept, second in zip(model.get_weights(), seen[1]):
-        np.testing.assert_array_equal(kept, second)
+    assert report["best_epoch"] == kept_epoch
+    for kept, wanted in zip(model.get_weights(), seen[kept_epoch - 1]):
+        np.testing.assert_array_equal(kept, wanted)
 
 
 RUN = """
