@@ -98,30 +98,30 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise", guided=True,
     for start in [0] if probe.length is None else probe.starts:
         seen = slice(None) if probe.length is None else slice(start, start + probe.length)
         x = probe.x[:, seen]
-        pieces = probe.maps_and_gradients([m.layer for m in maps], x, probe.metadata, targets)
-        for rows, values, gradients, slope in pieces:
+        for rows, values, gradients, slope in probe.maps_and_gradients(maps, x, probe.metadata, targets):
             if guided:
                 detail[rows, seen] += np.maximum((x[rows] - fill[seen]) * slope, 0)
             for m, a, g in zip(maps, values, gradients):
-                axes = tuple(range(1, a.ndim - 1))
+                axes = tuple(range(2, a.ndim - 1))
                 g = g.mean(axis=axes, keepdims=True) if weights == "mean" else g
-                cam = np.maximum((a.astype(np.float64) * g).sum(axis=-1), 0)  # (rows, positions) or (rows, freqs, frames)
-                if m.kind == "frequency":
-                    if probe.is_spectra:
-                        view[rows] += _stretched(cam, view.shape[1:], m.extent)
-                    if has_time or probe.is_spectra:
-                        continue
-                    freqs = m.grid.freqs_hz(n_seen)
-                    over_time = _over_time(_stretched(cam, (len(freqs),), m.extent), x[rows], freqs, probe.fs).sum(axis=2)
-                elif m.kind == "image":
-                    shape = view.shape[1:] if probe.is_images else m.grid.image_shape(n_seen, len(probe.leads))[:2]
-                    cam = _stretched(cam, shape, m.extent)
-                    view[rows] += cam if probe.is_images else 0
-                    over_time = _to_samples(cam, m.grid.times_s(n_seen), probe.fs, n_seen)
-                else:
-                    over_time = _stretched(cam, (n_seen,), m.extent)
-                signal[rows, start : start + over_time.shape[1]] += over_time
-    finest = max((m.layer.output.shape[-2] for m in maps if m.kind != "frequency"), default=None)
+                cams = np.maximum((a.astype(np.float64) * g).sum(axis=-1), 0)  # (rows, crops, positions or freqs, frames)
+                if m.kind == "frequency" and (has_time or probe.is_spectra):
+                    view[rows] += _stretched(cams[:, 0], view.shape[1:], m.extent) if probe.is_spectra else 0
+                    continue
+                length = n_seen if m.crops is None else m.crops.length
+                for cam, first in zip(cams.swapaxes(0, 1), [0] if m.crops is None else m.crops.starts):
+                    if m.kind == "frequency":
+                        freqs, heard = m.grid.freqs_hz(length), x[rows, first : first + length]
+                        over_time = _over_time(_stretched(cam, (len(freqs),), m.extent), heard, freqs, probe.fs).sum(axis=2)
+                    elif m.kind == "image":
+                        shape = view.shape[1:] if probe.is_images else m.grid.image_shape(length, len(probe.leads))[:2]
+                        cam = _stretched(cam, shape, m.extent)
+                        view[rows] += cam if probe.is_images else 0
+                        over_time = _to_samples(cam, m.grid.times_s(length), probe.fs, length)
+                    else:
+                        over_time = _stretched(cam, (length,), m.extent)
+                    signal[rows, start + first : start + first + over_time.shape[1]] += over_time
+    steps_s = [_step_s(m, duration_s) for m in maps if m.kind != "frequency"]
     view = view if probe.grid is not None else signal[:, :, None]
     if guided:
         view = _guided(view, detail if probe.grid is None else detail.sum(axis=-1))
@@ -131,12 +131,18 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise", guided=True,
         signal = view if guided else view[:, :, 0]
     quality = {
         "layers": [f"{m.branch}/{m.layer.name}".lstrip("/") for m in maps],
-        "step_ms": None if finest is None else 1000 * duration_s / finest,
+        "step_ms": 1000 * min(steps_s) if steps_s else None,
         "weights": weights,
         "guided": guided,
         "empty": int(((signal if not probe.is_spectra else view).reshape(n, -1).sum(axis=1) == 0).sum()),
     }
     return _attribution("gradcam", probe, _unit(view), None if probe.is_spectra else _unit(signal), quality)
+
+
+def _step_s(m, duration_s):
+    """Seconds between the positions of a map."""
+    share = 1 if m.crops is None else m.crops.length / m.crops.input.shape[1]
+    return share * duration_s / m.layer.output.shape[-2]
 
 
 def _guided(maps, detail):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from ecg_keras.crops import Crops
 from ecg_keras.layers import REPRESENTATIONS
 
 _COLUMNS = 12  # of an image's map: earlier maps have more, but know less of the class
@@ -33,6 +34,12 @@ class Map:
     kind: str  # "time", "image" or "frequency"
     grid: object  # geometry of the image or spectrum it was made from, or None
     branch: str  # nested model it lies in, or ""
+    crops: object = None  # the `Crops` layer that feeds the branch, if it sees crops of what the network takes
+
+    @property
+    def n_crops(self):
+        """Maps per row of what the network takes."""
+        return 1 if self.crops is None else len(self.crops.starts)
 
     @property
     def extent(self):
@@ -89,8 +96,11 @@ def feature_maps(network, grid, *, step_s=None, duration_s=None):
         found.append(Map(layer, kind, grid, ""))
     for layer in network.layers:
         if isinstance(layer, keras.Model):
-            inside = feature_maps(layer, grid, step_s=step_s, duration_s=duration_s)
-            found += [Map(m.layer, m.kind, m.grid, m.branch or layer.name) for m in inside]
+            crops = layer._inbound_nodes[0].input_tensors[0]._keras_history.operation
+            crops = crops if isinstance(crops, Crops) else None
+            seen_s = duration_s if crops is None or duration_s is None else duration_s * crops.length / crops.input.shape[1]
+            inside = feature_maps(layer, grid, step_s=step_s, duration_s=seen_s)
+            found += [Map(m.layer, m.kind, m.grid, m.branch or layer.name, crops) for m in inside]
     return found
 
 

@@ -13,6 +13,8 @@ from keras import layers
 
 from ecg_keras._checks import check_option
 from ecg_keras.blocks import classifier, metadata_input, pooled, signal_input, transformed
+from ecg_keras.crops import Crops, MeanOfCrops, crop_starts, in_crops
+from ecg_keras.forest import beat_forest
 from ecg_keras.grids import SpectrumGrid
 from ecg_keras.image_families import cnn2d, scalogram_cnn
 from ecg_keras.layers import LateMean
@@ -24,7 +26,9 @@ BRANCHES = {
     "spectrogram": cnn2d,
     "scalogram": scalogram_cnn,
     "minirocket": minirocket,
+    "forest": beat_forest,
 }
+_FITTED = ("minirocket", "forest")  # by their functions, not by gradient descent
 
 
 def multimodal(
@@ -94,21 +98,23 @@ def hybrid(
     dense_units=(),
     dropout=0.3,
 ):
-    """Late fusion of any views of one ECG: time, spectrum, spectrogram, scalogram, fixed convolutions, metadata.
+    """Late fusion of any views of one ECG: time, spectrum, spectrogram, scalogram, fixed convolutions, average beat, metadata.
 
     Parameters
     ----------
     like : ECGDataset
         Signals; "metadata" is left out where it has none.
-    branches : sequence of {"time", "spectrum", "spectrogram", "scalogram", "minirocket", "metadata"}
-        Views to join; their networks are `resnet1d`, `fft_transformer`, `cnn2d`, `scalogram_cnn` and `minirocket`.
+    branches : sequence of {"time", "spectrum", "spectrogram", "scalogram", "minirocket", "forest", "metadata"}
+        Views to join; their networks are `resnet1d`, `fft_transformer`, `cnn2d`, `scalogram_cnn`, `minirocket` and
+        `beat_forest`.
     options : dict of dict, optional
-        Branch name to the keywords of its family.
+        Branch name to the keywords of its family; with ``crop_s`` among them, the branch sees stretches of that many
+        seconds: in training one from a random start, else the average over stretches that overlap by half.
     trained : dict of keras.Model or path, optional
         Branch name to a model trained alone on the same signals (or its model.keras), of any
         options or family: the branch becomes a copy of it, weights included, up to its layer ``embedding``.
     freeze : bool, default False
-        Keep trained branches as they are, and train only the rest. "minirocket" is always kept.
+        Keep trained branches as they are, and train only the rest. "minirocket" and "forest" are always kept.
     fusion : {"concatenate", "mean"}
         Join the branches' vectors and classify them once; or let each branch classify and
         average their logits, as an ensemble does. With "mean" a trained branch keeps its own
@@ -137,9 +143,8 @@ def hybrid(
         )
     signal = signal_input(like, "hybrid")
     fixed = set(trained) if freeze else set()
-    if "minirocket" in branches:
-        trained.setdefault("minirocket", minirocket(like, **options.get("minirocket", {})))
-        fixed.add("minirocket")
+    for name in set(branches) & set(_FITTED):
+        fixed.add(name)
     inputs, embeddings, logits, frozen = [signal], [], [], []
     for name in branches:
         if name == "metadata":
@@ -148,11 +153,15 @@ def hybrid(
             metadata, embedding = _metadata_branch(like, metadata_units)
             inputs.append(metadata)
         else:
-            whole = trained.get(name)
-            model = whole if whole is not None else BRANCHES[name](like, **options.get(name, {}))
-            branch = _branch(name, model, signal, copy=whole is not None)
+            own = dict(options.get(name, {}))
+            crop_s = own.pop("crop_s", None)
+            seen = like if crop_s is None else in_crops(like, crop_s)
+            model = trained[name] if name in trained else BRANCHES[name](seen, **own)
+            branch = _branch(name, model, seen.x.shape[1:], copy=name in trained)
             branch.trainable = name not in fixed
-            embedding = branch(signal)
+            embedding = _over_crops(branch, signal, name)
+            if name in _FITTED:
+                trained.setdefault(name, model)
         if name in fixed:
             frozen.append(len(embeddings))
         embeddings.append(embedding)
@@ -184,13 +193,23 @@ def _network(model):
     return next((layer for layer in model.layers if layer.name == "network"), model)
 
 
-def _branch(name, model, signal, *, copy):
+def _over_crops(branch, signal, name):
+    """What a branch says of the signal, or of crops of it where it takes less."""
+    length = branch.input_shape[1]
+    if length == signal.shape[1]:
+        return branch(signal)
+    starts = crop_starts(signal.shape[1], length)
+    crops = Crops(starts, length, random=True, name=f"{name}_crops")(signal)
+    return MeanOfCrops(len(starts), random=True, name=f"{name}_mean")(branch(crops))
+
+
+def _branch(name, model, shape, *, copy):
     """A model cut at its layer "embedding" and renamed, as a copy of its own where it was trained."""
-    if [tensor.name for tensor in model.inputs] != ["signal"] or model.input_shape[1:] != signal.shape[1:]:
+    if [tensor.name for tensor in model.inputs] != ["signal"] or model.input_shape[1:] != shape:
         found = ", ".join(f"{tensor.name} {tuple(tensor.shape[1:])}" for tensor in model.inputs)
         raise ValueError(
-            f"branch {name!r} needs a model with the one input signal {tuple(signal.shape[1:])}, got {found}; "
-            "train it on the same signals, with the image layer inside."
+            f"branch {name!r} needs a model with the one input signal {tuple(shape)}, got {found}; "
+            "train it on the same signals, with the image layer inside; one of crops needs its crop_s in options."
         )
     try:
         embedding = model.get_layer("embedding").output

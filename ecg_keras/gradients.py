@@ -58,7 +58,7 @@ def forward(network):
     return run
 
 
-def backward(network, layers, kind, view):
+def backward(network, layers, crops, kind, view):
     """Make the function that differentiates the targets' log-odds by feature maps and by one of the inputs.
 
     The one place where a backend's own differentiation is used.
@@ -68,6 +68,8 @@ def backward(network, layers, kind, view):
     network : keras.Model
     layers : sequence of keras layers
         Whose outputs are the feature maps.
+    crops : sequence of int
+        Maps of each layer per row.
     kind : {"softmax", "sigmoid", None}
         What the network ends in.
     view : int
@@ -130,7 +132,7 @@ def backward(network, layers, kind, view):
 
         def run(inputs, chosen):
             n = len(chosen)
-            deltas = [np.zeros((n, *layer.output.shape[1:]), np.float32) for layer in layers]
+            deltas = [np.zeros((n * k, *layer.output.shape[1:]), np.float32) for layer, k in zip(layers, crops)]
             (gradients, slope), maps = graph(deltas, inputs[view], _values(network), inputs, chosen)
             return maps, gradients, slope
 

@@ -16,7 +16,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from ecg_keras.crops import Crops, MeanOfCrops  # noqa: F401 - a saved model may need them
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
+from ecg_keras.trees import AverageBeat, Trees  # noqa: F401
 
 _TINY = 1e-20  # keeps an all-zero signal finite; far below the power of one ADC step
 
@@ -433,53 +435,6 @@ class Standardize(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "mean": self.mean.tolist(), "scale": self.scale.tolist()}
-
-
-@keras.saving.register_keras_serializable("ecg_keras")
-class Crops(keras.layers.Layer):
-    """Cut stretches out of each signal, and average what a network says of them.
-
-    Parameters
-    ----------
-    starts : sequence of int
-        First sample of each crop.
-    length : int
-        Samples per crop.
-
-    Input shape: (batch, samples, leads). Output shape: (batch * crops, length, leads), a row's crops together.
-
-    Examples
-    --------
-    >>> crops = Crops([0, 2], 3)
-    >>> x = crops(np.arange(5.0).reshape(1, 5, 1))
-    >>> np.asarray(x)[..., 0].tolist()
-    [[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]
-    >>> np.asarray(crops.average(x[:, 0])).tolist()  # of the crops' first samples
-    [[1.0]]
-    """
-
-    def __init__(self, starts, length, **kwargs):
-        super().__init__(**{**kwargs, "trainable": False})
-        self.starts, self.length = [int(start) for start in starts], int(length)
-
-    def compute_output_shape(self, input_shape):
-        rows = None if input_shape[0] is None else input_shape[0] * len(self.starts)
-        return rows, self.length, *input_shape[2:]
-
-    def call(self, x):
-        cut = ops.stack([x[:, start : start + self.length] for start in self.starts], axis=1)
-        return ops.reshape(cut, (-1, self.length, *x.shape[2:]))
-
-    def repeat(self, x):
-        """A row of `x` for each of its crops."""
-        return ops.repeat(x, len(self.starts), axis=0)
-
-    def average(self, x):
-        """(batch * crops, classes) to (batch, classes)."""
-        return ops.mean(ops.reshape(x, (-1, len(self.starts), x.shape[-1])), axis=1)
-
-    def get_config(self):
-        return {**super().get_config(), "starts": self.starts, "length": self.length}
 
 
 @keras.saving.register_keras_serializable("ecg_keras")

@@ -8,9 +8,9 @@ frames, leads) or ``metadata`` (columns); the output ``probabilities`` has one
 unit per class, softmax for single-label and sigmoid for multi-label data.
 """
 
-import numpy as np
-
-from ecg_keras._checks import check_option, check_positive
+from ecg_keras._checks import check_option
+from ecg_keras.crops import in_crops
+from ecg_keras.forest import beat_forest
 from ecg_keras.fusion import hybrid, multimodal
 from ecg_keras.image_families import cnn2d, resnet2d, scalogram_cnn, vgg2d
 from ecg_keras.rhythm import rhythm, signal_to_image
@@ -21,6 +21,7 @@ MODELS = {
     "resnet1d": resnet1d,
     "fft_transformer": fft_transformer,
     "minirocket": minirocket,
+    "beat_forest": beat_forest,
     "cnn2d": cnn2d,
     "vgg2d": vgg2d,
     "resnet2d": resnet2d,
@@ -62,17 +63,5 @@ def build_model(name, *, like, crop_s=None, **options):
     """
     check_option("name", name, MODELS)
     if crop_s is not None:
-        like = _cropped(like, crop_s)
+        like = in_crops(like, crop_s)
     return MODELS[name](like, **options)
-
-
-def _cropped(like, crop_s):
-    """A data set of all stretches of `crop_s` seconds that lie end to end, those of a row together."""
-    check_positive("crop_s", crop_s)
-    n_samples = round(crop_s * like.fs)
-    if like.grid is not None or not 1 < n_samples <= like.x.shape[1]:
-        got = "images or spectra" if like.grid is not None else f"signals of {like.x.shape[1] / like.fs:g} s"
-        raise ValueError(f"crop_s={crop_s:g} needs signals of at least that length, got {got}.")
-    n_crops = like.x.shape[1] // n_samples
-    rows = like[np.repeat(np.arange(len(like)), n_crops)]
-    return rows.replace(x=like.x[:, : n_crops * n_samples].reshape(-1, n_samples, like.x.shape[2]), n_samples=n_samples)

@@ -14,9 +14,10 @@ import contextlib
 import keras
 import numpy as np
 
+from ecg_keras.crops import crop_length, crop_starts
 from ecg_keras.gradients import LIMIT, backward, forward, output_kind
 from ecg_keras.layers import REPRESENTATIONS, model_card
-from ecg_keras.serving import check_card, check_fits, crop_length, crop_starts
+from ecg_keras.serving import check_card, check_fits
 
 _BATCH_BYTES = 48e6  # of rows given to a network at once
 
@@ -200,13 +201,13 @@ class Probe:
         run = forward(keras.Model(inputs, output))
         return lambda arrays: self._from_logits(run([np.asarray(a, np.float32) for a in arrays]).astype(np.float64))
 
-    def maps_and_gradients(self, layers, x, metadata, targets):
+    def maps_and_gradients(self, found, x, metadata, targets):
         """Feature maps and the gradients of each row's own score with respect to them.
 
         Parameters
         ----------
-        layers : sequence of keras layers
-            Layers of the network, or of models nested in it.
+        found : sequence of Map
+            As `feature_maps` finds them.
         x, metadata : float
             Rows the network takes: of a network that takes crops, crops.
         targets : int, shape (m,)
@@ -216,24 +217,26 @@ class Probe:
         ------
         rows : slice
             Which rows the arrays belong to.
-        maps, gradients : list of float32, shape (rows, ..., channels)
-            One array per layer.
+        maps, gradients : list of float32, shape (rows, crops, ..., channels)
+            One array per map.
         slope : float32, shape of the rows of `x`
             Gradient with respect to `x` itself.
         """
-        key = tuple(id(layer) for layer in layers)
+        key = tuple(id(m.layer) for m in found)
         if key not in self._back:  # compiled once, also for parts of the rows
-            self._back[key] = backward(self.network, layers, output_kind(self.network), self._view)
+            layers, crops = [m.layer for m in found], [m.n_crops for m in found]
+            self._back[key] = backward(self.network, layers, crops, output_kind(self.network), self._view)
         run = self._back[key]
         chosen = np.eye(len(self.classes), dtype=np.float32)[targets]
-        step = int(np.clip(_BATCH_BYTES // (16 * sum(_size(layer.output.shape) for layer in layers)), 8, 256))
+        step = int(np.clip(_BATCH_BYTES // (16 * sum(m.n_crops * _size(m.layer.output.shape) for m in found)), 8, 256))
         step = min(step, max(len(x), 1))
         for first in range(0, len(x), step):
             rows = slice(first, min(first + step, len(x)))
             back = slice(max(0, rows.stop - step), rows.stop)  # a full batch from the end: nothing compiles twice
             maps, gradients, slope = run(self.feed(x[back], None if metadata is None else metadata[back]), chosen[back])
             keep = slice(rows.start - back.start, None)
-            yield rows, [np.asarray(a)[keep] for a in maps], [np.asarray(a)[keep] for a in gradients], np.asarray(slope)[keep]
+            by_row = lambda a, m: np.reshape(a, (-1, m.n_crops, *a.shape[1:]))[keep]  # noqa: B023,E731
+            yield rows, list(map(by_row, maps, found)), list(map(by_row, gradients, found)), np.asarray(slope)[keep]
 
     @contextlib.contextmanager
     def other_weights(self, seed=0):

@@ -371,7 +371,7 @@ def _stamps(root, names):
 
 
 # Settings that `ecg-keras train --preset NAME` uses: keywords of build_model and of fit_and_report.
-_CROP_S = 2.5  # all branches of a hybrid look at the same stretch
+_CROP_S = 2.5  # what networks see at a time: two to four beats
 _FIT = {
     "epochs": 20,
     "batch_size": 64,
@@ -382,22 +382,23 @@ _FIT = {
     "augment": ("lead_dropout",),
 }
 _RESNET1D = {"stem_strides": 2, "filters": (32, 64, 128, 256), "dropout": 0.5}
+_TIME = {**_RESNET1D, "crop_s": _CROP_S}
 PRESETS = {
     "ptbxl-best": {
         "model": {
             "name": "hybrid",
-            "crop_s": _CROP_S,
-            "branches": ("time", "minirocket"),
+            "branches": ("time", "minirocket", "forest"),
             "fusion": "mean",
-            "options": {"time": _RESNET1D},
+            "options": {"time": _TIME},
             "dropout": 0.5,
         },
         "fit": {**_FIT, "epochs": 30},
     },
     "ptbxl-cnn1d": {"model": {"name": "cnn1d", "crop_s": _CROP_S}, "fit": _FIT},
-    "ptbxl-resnet1d": {"model": {"name": "resnet1d", "crop_s": _CROP_S, **_RESNET1D}, "fit": {**_FIT, "epochs": 30}},
+    "ptbxl-resnet1d": {"model": {"name": "resnet1d", **_TIME}, "fit": {**_FIT, "epochs": 30}},
     "ptbxl-fft_transformer": {"model": {"name": "fft_transformer", "crop_s": _CROP_S}, "fit": {**_FIT, "learning_rate": 1e-3}},
-    "ptbxl-minirocket": {"model": {"name": "minirocket", "crop_s": _CROP_S}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
+    "ptbxl-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
+    "ptbxl-beat_forest": {"model": {"name": "beat_forest"}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
     "ptbxl-cnn2d": {"model": {"name": "cnn2d", "crop_s": _CROP_S, "dropout": 0.5}, "fit": _FIT},
     "ptbxl-vgg2d": {"model": {"name": "vgg2d", "crop_s": _CROP_S}, "fit": {**_FIT, "epochs": 12}},
     "ptbxl-resnet2d": {"model": {"name": "resnet2d", "crop_s": _CROP_S, "dropout": 0.5}, "fit": {**_FIT, "epochs": 12}},
@@ -406,9 +407,9 @@ PRESETS = {
     "ptbxl-hybrid": {
         "model": {
             "name": "hybrid",
-            "crop_s": _CROP_S,
-            "branches": ("time", "spectrum", "spectrogram", "scalogram", "minirocket", "metadata"),
+            "branches": ("time", "spectrum", "spectrogram", "scalogram", "minirocket", "forest", "metadata"),
             "fusion": "mean",
+            "options": {"time": _TIME} | {name: {"crop_s": _CROP_S} for name in ("spectrum", "spectrogram", "scalogram")},
         },
         "fit": {**_FIT, "epochs": 2, "learning_rate": 2e-4},
     },

@@ -14,29 +14,9 @@ import keras
 import numpy as np
 
 from ecg_keras.batches import fed
-from ecg_keras.layers import Card, Crops, Standardize, model_card, representation
+from ecg_keras.crops import Crops, MeanOfCrops, crop_length, crop_starts
+from ecg_keras.layers import Card, Standardize, model_card, representation
 from ecg_keras.storage import atomic_path
-
-
-def crop_starts(n_samples, length):
-    """First samples of the crops a record's prediction averages: half overlapping, first and last included.
-
-    Examples
-    --------
-    >>> crop_starts(1000, 250).tolist()
-    [0, 125, 250, 375, 500, 625, 750]
-    """
-    n = 1 if length >= n_samples else 1 + -(-2 * (n_samples - length) // length)
-    return np.linspace(0, n_samples - length, n).round().astype(int)
-
-
-def crop_length(model, ds):
-    """Samples the model takes where that is less than the rows of `ds` have, else None."""
-    inputs = {tensor.name: tensor for tensor in model.inputs}
-    if "signal" not in inputs or ds.grid is not None:
-        return None
-    length = inputs["signal"].shape[1]
-    return length if length is not None and length < ds.x.shape[1] else None
 
 
 def check_fits(model, ds):
@@ -143,7 +123,7 @@ def served(model, like, *, thresholds=None, name=None):
     network = keras.Model(model.inputs, model.outputs[0], name="network")
     outputs = network(feeds if len(feeds) > 1 else x)
     if crops is not None:
-        outputs = crops.average(outputs)
+        outputs = MeanOfCrops(len(crops.starts), name="average")(outputs)
     card = {
         "model": model.name,
         "classes": list(like.classes),

@@ -20,11 +20,12 @@ from ecg_keras import metrics
 from ecg_keras._checks import check_option, check_positive
 from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
+from ecg_keras.crops import crop_length
 from ecg_keras.dataset import check_parts
 from ecg_keras.epochs import MONITORS, Epochs, architecture
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.report import write_report
-from ecg_keras.serving import check_card, check_fits, crop_length, load_served, predict, save_served
+from ecg_keras.serving import check_card, check_fits, load_served, predict, save_served
 from ecg_keras.storage import fingerprint
 
 SCHEDULES = ("cosine", "plateau", "constant")

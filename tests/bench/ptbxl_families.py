@@ -21,6 +21,7 @@ FAMILIES = (
     "resnet1d",
     "fft_transformer",
     "minirocket",
+    "beat_forest",
     "cnn2d",
     "vgg2d",
     "resnet2d",
@@ -28,7 +29,7 @@ FAMILIES = (
     "multimodal",
     "hybrid",
 )
-BRANCHES = {"time": "resnet1d", "spectrum": "fft_transformer", "spectrogram": "cnn2d", "scalogram": "scalogram_cnn", "minirocket": "minirocket"}
+BRANCHES = {"time": "resnet1d", "spectrum": "fft_transformer", "spectrogram": "cnn2d", "scalogram": "scalogram_cnn", "minirocket": "minirocket", "forest": "beat_forest"}
 
 
 def run(source, data, preset, family, seed, *, folds=None, scratch, fresh=False):
