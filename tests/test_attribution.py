@@ -146,6 +146,24 @@ def test_crops_of_long_records_are_explained_over_the_record():
     assert lime(probe[[0]], ds.y[:1], n_draws=60).signal.shape == (1, 500, 2)
 
 
+def test_crops_inside_a_network_are_explained_where_they_lie():
+    ds = toy_dataset(8, samples=500)
+    own = {"crop_s": 1.6, "filters": (4, 8)}
+    model = build_model("hybrid", like=ds, branches=("time", "spectrogram"), options={"time": own, "spectrogram": own})
+    probe = Probe(model, ds)
+    whole = gradcam(probe, ds.y, guided=False)
+    alone = gradcam(probe[[5]], ds.y[[5]], guided=False)
+    assert whole.signal.shape == ds.x.shape and (whole.signal >= 0).all()
+    np.testing.assert_allclose(alone.signal[0], whole.signal[5], atol=1e-6)
+    assert whole.quality["step_ms"] == pytest.approx(1600 / 25) or whole.quality["step_ms"] <= 80
+    for m in feature_maps(model, None):
+        assert m.crops.starts == [0, 100, 200, 300] and m.n_crops == 4
+    quiet = ds.x.copy()
+    quiet[:, 250:] = 0  # crops that see nothing there add nothing there
+    silent = gradcam(Probe(model, ds.replace(x=quiet)), ds.y, background=np.zeros_like(quiet)).signal[..., 0]
+    assert not silent[:, 250:].any() and silent[:, :250].sum() > 4
+
+
 def test_log_odds_are_those_of_the_probabilities():
     for multi_label in (False, True):
         ds = toy_dataset(10, multi_label=multi_label)
