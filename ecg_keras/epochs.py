@@ -18,8 +18,13 @@ from ecg_keras import metrics
 from ecg_keras.serving import predict
 from ecg_keras.storage import atomic_path, read_json, write_json
 
-_BAND = 0.005  # differences of a figure below this are luck of few rows; the loss decides between such epochs
+_BAND = 0.005  # differences of a figure below this are luck of few rows; of such epochs a cosine's last is the most settled
 MONITORS = {"macro_f1": metrics.macro_f1, "macro_auc": metrics.macro_auc, "loss": None}
+
+
+def sign(monitor):
+    """1 where a higher figure is better, -1 where a lower one is."""
+    return -1 if monitor == "loss" else 1
 
 
 def architecture(model):
@@ -122,13 +127,12 @@ class Epochs(keras.callbacks.Callback):
 
     def _is_better(self, row):
         """True if a new epoch is to be kept instead of the best so far."""
+        figures = [sign(self.monitor) * other[f"val_{self.monitor}"] for other in (*self.rows, row)]
         if self.best_row is None:
             return True
-        figure, best = f"val_{self.monitor}", self.rows[self.best_row]
-        if self.monitor == "loss":
-            return row[figure] < best[figure]
-        least = max(other[figure] for other in (*self.rows, row)) - _BAND
-        return row[figure] >= least and (best[figure] < least or row["val_loss"] < best["val_loss"])
+        if self.monitor != "loss" and self.settings["schedule"] == "cosine":
+            return figures[-1] >= max(figures) - _BAND
+        return figures[-1] > figures[self.best_row]
 
     def _validated(self):
         """Loss and figures on the validation part."""

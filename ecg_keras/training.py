@@ -92,8 +92,8 @@ def fit_and_report(
         as many as make two thirds of the epoch, and all where the part is balanced or multi-label:
         beats of the largest class are plenty, and most of an epoch is spent on them.
     monitor : {"auto", "macro_f1", "macro_auc", "loss"}, default "auto"
-        Validation figure that chooses the epoch: macro-F1, or macro-AUC for a multi-label task. Of epochs
-        less than 0.005 below the best of them, which a handful of rare beats can turn, the one with the lowest loss is kept.
+        Validation figure that chooses the epoch: macro-F1, or macro-AUC for a multi-label task. Under "cosine", of all
+        epochs less than 0.005 below the best, which a handful of rare beats can turn, the last is kept.
     patience : int, optional
         Stop after this many epochs without a better figure. By default never for "cosine", whose
         last epochs are its best, else 5.

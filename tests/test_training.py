@@ -124,27 +124,27 @@ def test_averaged_weights_are_what_is_validated_and_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("figures", "losses", "kept_epoch"),
+    ("figures", "options", "kept_epoch"),
     [
-        ([0.3, 0.9, 0.5], [1, 1, 1], 2),
-        ([0.900, 0.904, 0.901], [0.5, 0.6, 0.4], 3),  # as good as each other: the loss decides
-        ([0.900, 0.904, 0.896], [0.5, 0.4, 0.3], 2),  # too far below the best
-        ([0.900, 0.902, 0.906], [0.5, 0.4, 0.6], 2),
-        ([0.900, 0.902, 0.908], [0.5, 0.4, 0.6], 3),
+        ([0.3, 0.9, 0.5], {}, 2),
+        ([0.900, 0.904, 0.901], {}, 3),  # as good as each other: the last
+        ([0.900, 0.904, 0.898], {}, 2),  # too far below the best
+        ([0.900, 0.904, 0.901], {"schedule": "constant"}, 2),
+        ([0.900, 0.904, 0.901], {"monitor": "loss"}, 1),
     ],
 )
-def test_the_epoch_with_the_best_validation_figure_is_kept(tmp_path, monkeypatch, figures, losses, kept_epoch):
-    values, seen = iter(zip(figures, losses)), []
+def test_the_epoch_with_the_best_validation_figure_is_kept(tmp_path, monkeypatch, figures, options, kept_epoch):
+    values, seen = iter(figures), []
 
     def validated(self):
         seen.append([weight.copy() for weight in self.model.get_weights()])
-        figure, loss = next(values)
-        return {"val_loss": loss, "val_macro_f1": figure, "val_macro_auc": 0.5}
+        figure = next(values)
+        return {"val_loss": figure, "val_macro_f1": figure, "val_macro_auc": 0.5}
 
     monkeypatch.setattr(Epochs, "_validated", validated)
     train, val, test = parts()
     model = small(train)
-    report = fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=3, progress=False)
+    report = fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=3, progress=False, **options)
     assert report["best_epoch"] == kept_epoch
     for kept, wanted in zip(model.get_weights(), seen[kept_epoch - 1]):
         np.testing.assert_array_equal(kept, wanted)
