@@ -350,6 +350,7 @@ PRESETS = {
             "batch_size": 512,
             "learning_rate": 2e-3,
             "weight_decay": 0.02,
+            "label_smoothing": 0.05,
             "class_weight_power": 0.1,
         },
     },

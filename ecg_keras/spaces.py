@@ -83,6 +83,11 @@ FAMILIES = {
         "ridge": Range(1e-5, 1e-2, log=True),
         "sharpness": Range(2.0, 12.0, step=1.0),
     },
+    "beat_forest": {
+        "trees": Choice((50, 100, 200)),
+        "max_features": Range(0.1, 1.0, step=0.1),
+        "min_leaf": Range(1, 8, step=1),
+    },
     "cnn2d": _IMAGES | _SPECTROGRAMS,
     "vgg2d": _IMAGES | _SPECTROGRAMS | {"n_blocks": (2, 4), "convolutions": Range(1, 3, step=1)},
     "resnet2d": _IMAGES | _SPECTROGRAMS | {"n_blocks": (2, 4), "blocks": Range(1, 3, step=1)},
@@ -96,7 +101,7 @@ TRAINING = {
     "learning_rate": Range(3e-4, 1e-2, log=True),
     "weight_decay": Range(1e-4, 0.2, log=True),
     "schedule": Choice(("cosine", "plateau", "constant")),
-    "label_smoothing": Range(0, 0.15, step=0.025),
+    "label_smoothing": Range(0, 0.16, step=0.02),
     "batch_size": Choice((64, 128, 256)),
     "balance": Choice((None, "class_weight", "sampler")),
 }

@@ -44,7 +44,7 @@ def fit_and_report(
     weight_decay=0.02,
     schedule="cosine",
     warmup_epochs=0.5,
-    label_smoothing=0.05,
+    label_smoothing=0.02,
     class_weight_power=None,
     majority_share="auto",
     monitor="auto",
@@ -82,7 +82,7 @@ def fit_and_report(
         without a better validation figure, or as it is.
     warmup_epochs : float, default 0.5
         Epochs of linear warm-up (cosine only).
-    label_smoothing : float, default 0.05
+    label_smoothing : float, default 0.02
         Share of the target spread over all classes (single-label only).
     class_weight_power : float, optional
         A row weighs ``count_of_its_class ** -power``. By default 0.1, 0.5 for a train part loaded with
@@ -212,7 +212,7 @@ def fit(
     weight_decay=0.02,
     schedule="cosine",
     warmup_epochs=0.5,
-    label_smoothing=0.05,
+    label_smoothing=0.02,
     class_weight_power=None,
     majority_share="auto",
     monitor="auto",
