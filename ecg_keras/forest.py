@@ -39,8 +39,8 @@ def beat_forest(like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25,
     Notes
     -----
     P. Geurts, D. Ernst and L. Wehenkel, "Extremely randomized trees", Machine Learning 63, 2006. Values are those of
-    `trees.AverageBeat`, in the unit of the signals. A class's logit is the log-odds of the share of trees for it. `fit_and_report` may train the readout further; one epoch at a small learning rate leaves
-    it as it is.
+    `trees.AverageBeat`, in the unit of the signals. A class's logit is the log-odds of its mean share over the trees'
+    leaves. `fit_and_report` may train the readout further; one epoch at a small learning rate leaves it as it is.
 
     Examples
     --------
@@ -77,20 +77,18 @@ def _features(model, x):
 
 
 def _grown(features, wanted, trees, max_features, min_leaf, seed):
-    """The trees (scikit-learn's `Tree`) of one class, and which of their outputs is that class."""
+    """The trees (scikit-learn's `Tree`) of one class, each with the share of that class at its nodes."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     state = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    forest = ExtraTreesClassifier(
-        trees, max_features=max_features, min_samples_leaf=min_leaf, random_state=state, n_jobs=-1
-    )
+    forest = ExtraTreesClassifier(trees, max_features=max_features, min_samples_leaf=min_leaf, random_state=state, n_jobs=-1)
     forest.fit(features, wanted.astype(int))
-    if len(forest.classes_) == 1:  # a class that no train row has, or every one
-        return [(one.tree_, None, float(forest.classes_[0])) for one in forest.estimators_]
-    return [(one.tree_, 1, None) for one in forest.estimators_]
+    counts = [tree.tree_.value[:, 0] for tree in forest.estimators_]  # of the rows without and with the class
+    has = forest.classes_ == 1  # a class that no train row has, or every one, is one column
+    return [(tree.tree_, count[:, has].sum(axis=1) / count.sum(axis=1)) for tree, count in zip(forest.estimators_, counts)]
 
 
 def _sizes(grown):
     """Classes, trees per class, most nodes of a tree, and the greatest depth."""
-    all_trees = [tree for forest in grown for tree, _, _ in forest]
-    return len(grown), len(grown[0]), max(t.node_count for t in all_trees), max(t.max_depth for t in all_trees)
+    trees = [tree for forest in grown for tree, _ in forest]
+    return len(grown), len(grown[0]), max(tree.node_count for tree in trees), max(tree.max_depth for tree in trees)

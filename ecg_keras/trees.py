@@ -14,6 +14,7 @@ _SURE = 1e-3  # shares of trees stay this far from 0 and 1 before their log-odds
 _APART_S = 0.25  # two R peaks
 _QRS_S = 0.08
 _REST_S = (-0.20, -0.12)  # before R: the PR segment
+_NODE = {"feature": "int32", "threshold": "float32", "left": "int32", "right": "int32", "share": "float32"}
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
@@ -36,8 +37,8 @@ class Trees(keras.layers.Layer):
     >>> tree = ExtraTreesClassifier(1, random_state=0).fit(x, y).estimators_[0].tree_
     >>> layer = Trees(1, 1, tree.node_count, tree.max_depth)
     >>> odds = layer(x)
-    >>> layer.plant([[(tree, 1, None)]])
-    >>> np.asarray(layer(x)).round(1).ravel().tolist()
+    >>> layer.plant([[(tree, tree.value[:, 0, 1])]])
+    >>> np.asarray(layer(x), float).round(1).ravel().tolist()
     [-6.9, -6.9, 6.9, 6.9]
     """
 
@@ -47,25 +48,27 @@ class Trees(keras.layers.Layer):
 
     def build(self, input_shape):
         size = self.classes * self.trees * self.nodes
-        add = lambda name, dtype: self.add_weight(name=name, shape=(size,), dtype=dtype, initializer="zeros", trainable=False)  # noqa: E731
-        self.feature, self.left, self.right = (add(name, "int32") for name in ("feature", "left", "right"))
-        self.threshold, self.share = (add(name, "float32") for name in ("threshold", "share"))
+        for name, dtype in _NODE.items():
+            weight = self.add_weight(name=name, shape=(size,), dtype=dtype, initializer="zeros", trainable=False)
+            setattr(self, name, weight)
 
     def plant(self, forests):
-        """Take over trees: per class a list of (scikit-learn tree, output that counts, or a constant share)."""
-        arrays = {name: np.zeros((self.classes * self.trees, self.nodes)) for name in ("feature", "left", "right", "threshold", "share")}
-        for number, (tree, output, constant) in enumerate(one for forest in forests for one in forest):
-            n = tree.node_count
-            own, leaf = np.arange(n), tree.children_left < 0
-            place = number * self.nodes
-            arrays["feature"][number, :n] = np.where(leaf, 0, tree.feature)
-            arrays["threshold"][number, :n] = tree.threshold
-            arrays["left"][number, :n] = place + np.where(leaf, own, tree.children_left)
-            arrays["right"][number, :n] = place + np.where(leaf, own, tree.children_right)
-            values = tree.value[:, 0]
-            arrays["share"][number, :n] = constant if output is None else values[:, output] / values.sum(axis=1)
-        for name, values in arrays.items():
-            getattr(self, name).assign(values.ravel())
+        """Take over trees: per class a list of (scikit-learn's `Tree`, share of the class at each of its nodes)."""
+        arrays = {name: np.zeros((self.classes * self.trees, self.nodes), dtype) for name, dtype in _NODE.items()}
+        for number, (tree, share) in enumerate(pair for forest in forests for pair in forest):
+            leaf, own = tree.children_left < 0, np.arange(tree.node_count)
+            first = number * self.nodes
+            values = {
+                "feature": np.where(leaf, 0, tree.feature),
+                "threshold": tree.threshold,
+                "left": first + np.where(leaf, own, tree.children_left),  # a leaf leads to itself
+                "right": first + np.where(leaf, own, tree.children_right),
+                "share": share,
+            }
+            for name, value in values.items():
+                arrays[name][number, : tree.node_count] = value
+        for name, value in arrays.items():
+            getattr(self, name).assign(value.ravel())
 
     def compute_output_shape(self, input_shape):
         return input_shape[0], self.classes
@@ -104,10 +107,10 @@ class AverageBeat(keras.layers.Layer):
 
     Examples
     --------
-    >>> x = np.zeros((1, 1000, 1), np.float32)
-    >>> x[0, 100::200] = 1.0
-    >>> beat = np.asarray(AverageBeat(100.0)(x))[0, :70]
-    >>> int(beat.argmax()), float(beat.max())
+    >>> t = np.arange(1000) % 80 - 40
+    >>> x = np.exp(-((t / 3) ** 2)).astype(np.float32)[None, :, None]
+    >>> beat = np.asarray(AverageBeat(100.0)(x), float)[0, :70]
+    >>> int(beat.argmax()), round(float(beat.max()), 2)
     (25, 1.0)
     """
 

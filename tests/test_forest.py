@@ -27,7 +27,8 @@ def test_trees_say_what_scikit_learn_says():
     layer = Trees(2, 7, max(t.node_count for t in trees), max(t.max_depth for t in trees))
     fresh = rng.normal(size=(50, 6)).astype(np.float32)
     layer(fresh)
-    layer.plant([[(tree.tree_, 1, None) for tree in forest.estimators_] for forest in forests])
+    shares = lambda tree: tree.value[:, 0, 1] / tree.value[:, 0].sum(axis=1)  # noqa: E731
+    layer.plant([[(tree.tree_, shares(tree.tree_)) for tree in forest.estimators_] for forest in forests])
     p = np.stack([forest.predict_proba(fresh)[:, 1] for forest in forests], axis=1).clip(1e-3, 1 - 1e-3)
     np.testing.assert_allclose(numpy(layer(fresh)), np.log(p / (1 - p)), atol=1e-4)
 
