@@ -20,7 +20,7 @@ from ecg_keras.crops import Crops, MeanOfCrops  # noqa: F401 - a saved model may
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 from ecg_keras.trees import AverageBeat, Trees  # noqa: F401
 
-_TINY = 1e-20  # keeps an all-zero signal finite; far below the power of one ADC step
+_TINY = 1e-18  # keeps an all-zero signal finite; far below the power of one ADC step, and its square is still a float32
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
