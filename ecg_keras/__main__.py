@@ -14,7 +14,6 @@ LOADERS = {
     "demo": ("demo", "load_demo"),
 }
 PARTS = {"mitdb": ("mitdb", "load_beats"), "ptbxl": ("ptbxl", "load_ptbxl_part")}
-PRESETS = {"mitdb": "mitdb", "ptbxl": "ptbxl", "mitbih-csv": "mitbih"}
 
 
 def main(arguments=None):
@@ -169,8 +168,10 @@ def _unseen(options, preparation):
 
 def _preset(options):
     """Ready settings, a dict of "load", "model" and "fit": those named, else those of this model on this source."""
-    known = getattr(importlib.import_module(f"ecg_keras.{PRESETS.get(options.source, 'mitbih')}"), "PRESETS", {})
-    if options.source not in PRESETS or options.preset == "none":
+    from ecg_keras.presets import PRESETS
+
+    known = PRESETS.get(options.source, {})
+    if options.preset == "none":
         return {}
     if options.preset is not None:
         from ecg_keras._checks import check_option

@@ -71,3 +71,12 @@ def require(module, extra):
         if error.name != module.split(".")[0]:
             raise
         raise ImportError(f"{error.name} is needed here; install it with: pip install 'ecg_keras[{extra}]'") from None
+
+
+def check_signal_shape(layer, shape):
+    """Refuse what is not (batch, samples, leads)."""
+    if len(shape) != 3 or shape[1] is None or shape[2] is None:
+        raise ValueError(
+            f"{type(layer).__name__} takes signals of shape (batch, samples, leads) with samples and leads known, "
+            f"got {tuple(shape)}."
+        )

@@ -11,145 +11,16 @@ adds is shared out over time as the row's energy in that band is.
 """
 
 import itertools
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from ecg_keras._checks import check_option, require
-from ecg_keras.feature_maps import feature_maps
+from ecg_keras._checks import require
+from ecg_keras.attributed import attributed, to_samples
+from ecg_keras.cam import gradcam
 from ecg_keras.parts import Cells, balanced_rows, replacement
 
-_STEP_S = 0.08  # positions of a feature map farther apart than a QRS is wide cannot show one
 _PARTS_SHAP = 48  # stretches of time SHAP divides a row into; of an image, patches: about five times as many
 _PARTS_LIME = 24
-_BANDS = 8  # of a spectrum, followed over time: narrower ones are wider in time than a QRS
-_TINY = 1e-20  # shares a band without energy out evenly
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """What one method says of each row."""
-
-    method: str
-    view: np.ndarray  # (n, ...) on what the network sees, summed over an image's channels
-    signal: np.ndarray | None  # (n, samples, leads); None of spectra whose signals are not known
-    quality: dict = field(default_factory=dict)  # figures of the method itself: additivity, fit, resolution
-
-    @property
-    def image(self):
-        """(n, freqs, frames) for image models, else None."""
-        return self.view if self.view.ndim == 3 and self.quality.get("view") == "image" else None
-
-
-def gradcam(probe, targets, *, layer="fine", weights="elementwise", guided=True, background=None):
-    """Grad-CAM of each row for a class, or Guided Grad-CAM.
-
-    Parameters
-    ----------
-    probe : Probe
-        Network and rows.
-    targets : int, shape (n,)
-        Class of each row.
-    layer : {"fine", "last"}, default "fine"
-        "last" reads the last feature map of each branch, as the paper does. Where that has positions more than 80 ms
-        apart, or fewer than 12 columns if it is one of an image, "fine" goes back to the deepest one that has not.
-    weights : {"elementwise", "mean"}, default "elementwise"
-        "mean" averages the gradient over the map (Selvaraju et al., ICCV 2017, equations 1 and 2).
-        "elementwise" leaves it where it is (HiResCAM, Draelos and Carin, arXiv:2011.08891, 2020); the
-        two are equal where a network ends in global average pooling and one dense layer.
-    guided : bool, default True
-        Multiply the map by what each sample or pixel itself adds, ``max((x - background) * gradient, 0)``: Guided
-        Grad-CAM (Selvaraju et al., section 3.2), which is as fine as the row is and tells leads apart. The paper
-        guides by guided backpropagation; that hardly depends on the weights (Adebayo et al., NeurIPS 2018), so here it is
-        the plain gradient. A row in which nothing is left keeps its map.
-    background : float, shape (m, ...), optional
-        Rows of the view whose mean counts as nothing; by default up to 200 of the probe's own, of each class as many.
-
-    Returns
-    -------
-    Attribution
-        Branches are added as their maps add to the score; a map over the frequencies of a spectrum
-        counts only where the network sees nothing else. A map alone gives all leads the same, but of a spectrum.
-
-    Raises
-    ------
-    ValueError
-        If the network has no convolution.
-
-    Notes
-    -----
-    Departing from the paper, the score is the class's log-odds against the others, not its logit.
-    """
-    check_option("layer", layer, ("fine", "last"))
-    check_option("weights", weights, ("elementwise", "mean"))
-    n_seen = probe.length or probe.n_samples  # samples behind what the network takes
-    duration_s = n_seen / probe.fs
-    maps = feature_maps(probe.network, probe.grid, step_s=_STEP_S if layer == "fine" else None, duration_s=duration_s)
-    if not maps:
-        raise ValueError(
-            f"Grad-CAM needs a convolution, the model {probe.name!r} has none; use methods=('shap', 'lime') instead."
-        )
-    has_time = any(m.kind != "frequency" for m in maps)
-    targets = np.asarray(targets)
-    n, n_samples = len(probe), probe.n_samples
-    view = np.zeros((n, *probe.x.shape[1:-1]))
-    signal, detail = np.zeros((n, n_samples)), np.zeros(probe.x.shape)
-    fill = None if not guided else replacement(probe) if background is None else np.mean(background, axis=0)
-    for start in [0] if probe.length is None else probe.starts:
-        seen = slice(None) if probe.length is None else slice(start, start + probe.length)
-        x = probe.x[:, seen]
-        for rows, values, gradients, slope in probe.maps_and_gradients(maps, x, probe.metadata, targets):
-            if guided:
-                detail[rows, seen] += np.maximum((x[rows] - fill[seen]) * slope, 0)
-            for m, a, g in zip(maps, values, gradients):
-                axes = tuple(range(2, a.ndim - 1))
-                g = g.mean(axis=axes, keepdims=True) if weights == "mean" else g
-                cams = np.maximum((a.astype(np.float64) * g).sum(axis=-1), 0)  # (rows, crops, positions or freqs, frames)
-                if m.kind == "frequency" and (has_time or probe.is_spectra):
-                    view[rows] += _stretched(cams[:, 0], view.shape[1:], m.extent) if probe.is_spectra else 0
-                    continue
-                length = n_seen if m.crops is None else m.crops.length
-                for cam, first in zip(cams.swapaxes(0, 1), [0] if m.crops is None else m.crops.starts):
-                    if m.kind == "frequency":
-                        freqs, heard = m.grid.freqs_hz(length), x[rows, first : first + length]
-                        over_time = _over_time(_stretched(cam, (len(freqs),), m.extent), heard, freqs, probe.fs).sum(axis=2)
-                    elif m.kind == "image":
-                        shape = view.shape[1:] if probe.is_images else m.grid.image_shape(length, len(probe.leads))[:2]
-                        cam = _stretched(cam, shape, m.extent)
-                        view[rows] += cam if probe.is_images else 0
-                        over_time = _to_samples(cam, m.grid.times_s(length), probe.fs, length)
-                    else:
-                        over_time = _stretched(cam, (length,), m.extent)
-                    signal[rows, start + first : start + first + over_time.shape[1]] += over_time
-    steps_s = [_step_s(m, duration_s) for m in maps if m.kind != "frequency"]
-    view = view if probe.grid is not None else signal[:, :, None]
-    if guided:
-        view = _guided(view, detail if probe.grid is None else detail.sum(axis=-1))
-    if probe.is_images:
-        signal = _to_samples(view, probe.times_s, probe.fs, n_samples)
-    elif probe.grid is None:
-        signal = view if guided else view[:, :, 0]
-    quality = {
-        "layers": [f"{m.branch}/{m.layer.name}".lstrip("/") for m in maps],
-        "step_ms": 1000 * min(steps_s) if steps_s else None,
-        "weights": weights,
-        "guided": guided,
-        "empty": int(((signal if not probe.is_spectra else view).reshape(n, -1).sum(axis=1) == 0).sum()),
-    }
-    return _attribution("gradcam", probe, _unit(view), None if probe.is_spectra else _unit(signal), quality)
-
-
-def _step_s(m, duration_s):
-    """Seconds between the positions of a map."""
-    share = 1 if m.crops is None else m.crops.length / m.crops.input.shape[1]
-    return share * duration_s / m.layer.output.shape[-2]
-
-
-def _guided(maps, detail):
-    """Maps (n, ...) times detail (n, ...); rows in which nothing would be left stay."""
-    product = maps * detail
-    empty = product.sum(axis=tuple(range(1, product.ndim)), keepdims=True) == 0
-    return np.where(empty, np.broadcast_to(maps, product.shape), product)
 
 
 def shap(probe, targets, *, background=None, parts=_PARTS_SHAP, max_evals=500, seed=0):
@@ -344,72 +215,13 @@ def _from_cells(method, probe, cells, values, quality):
     """Values of parts (n, parts) as an attribution."""
     view = cells.spread(values)
     if probe.is_images:
-        signal = _to_samples(view, probe.times_s, probe.fs, probe.n_samples)
+        signal = to_samples(view, probe.times_s, probe.fs, probe.n_samples)
     elif probe.is_spectra:
         signal = None
     else:
         signal = view if view.ndim == 3 else np.repeat(view[:, :, None], len(probe.leads), axis=2) / len(probe.leads)
         view = signal
-    return _attribution(method, probe, view, signal, quality)
-
-
-def _attribution(method, probe, view, signal, quality):
-    """An `Attribution` with the leads' axis, what is common to all leads divided by their number."""
-    n_leads = len(probe.leads)
-    if signal is None and probe.signals is not None and np.isfinite(probe.signals).all():
-        signal = _over_time(view, probe.signals, probe.freqs_hz, probe.fs)
-    if signal is not None and signal.ndim == 2:
-        signal = np.repeat(signal[:, :, None], n_leads, axis=2) / n_leads
-    if probe.grid is None:
-        view = signal
-    kind = "image" if probe.is_images else "spectrum" if probe.is_spectra else "signal"
-    signal = None if signal is None else signal.astype(np.float32)
-    return Attribution(method, view.astype(np.float32), signal, {**quality, "view": kind})
-
-
-def _unit(values):
-    """Rows (n, ...) scaled to sum 1; rows of zeros stay."""
-    total = values.sum(axis=tuple(range(1, values.ndim)), keepdims=True)
-    return values / np.where(total > 0, total, 1)
-
-
-def _stretched(values, shape, extent):
-    """Maps (n, ...) that cover `extent` of `shape`, interpolated linearly on half-pixel centres; each row's sum stays."""
-    total = values.sum(axis=tuple(range(1, values.ndim)))
-    for axis, size in enumerate(shape, start=1):
-        n = values.shape[axis]
-        first, last = extent[axis - 1]
-        at = np.clip(((np.arange(size) + 0.5) / size - first) / (last - first) * n - 0.5, 0, n - 1)
-        low = np.minimum(at.astype(int), max(n - 2, 0))
-        part = (at - low).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
-        values = np.take(values, low, axis) * (1 - part) + np.take(values, np.minimum(low + 1, n - 1), axis) * part
-    new = values.sum(axis=tuple(range(1, values.ndim)))
-    scale = np.divide(total, new, out=np.zeros_like(total), where=new != 0)
-    return values * scale.reshape([-1] + [1] * (values.ndim - 1))
-
-
-def _to_samples(image, times_s, fs, n_samples):
-    """Images (n, freqs, frames) summed over frequency and shared out to samples (n, samples); sums stay.
-
-    Each frame's value goes to the samples near it by linear interpolation, so a signed map keeps its sums too.
-    """
-    frames = image.sum(axis=1)
-    at = np.arange(n_samples) / fs
-    share = np.stack([np.interp(at, times_s, unit) for unit in np.eye(len(times_s))])  # (frames, samples)
-    return frames @ (share / np.maximum(share.sum(axis=1, keepdims=True), 1e-12))
-
-
-def _over_time(bands, signals, freqs_hz, fs):
-    """Attribution of frequencies (n, freqs) shared out to (n, samples, leads) as the energy in each band is; sums stay."""
-    n_samples = signals.shape[1]
-    own, spectra = np.fft.rfftfreq(n_samples, 1 / fs), np.fft.rfft(signals, axis=1)
-    edges = np.concatenate([[-np.inf], (freqs_hz[1:] + freqs_hz[:-1]) / 2, [np.inf]])
-    over_time = np.zeros(signals.shape)
-    for band in np.array_split(np.arange(len(freqs_hz)), min(_BANDS, len(freqs_hz))):
-        inside = (own >= edges[band[0]]) & (own < edges[band[-1] + 1])
-        energy = np.fft.irfft(spectra * inside[:, None], n_samples, axis=1) ** 2 + _TINY
-        over_time += energy * (bands[:, band].sum(axis=1) / energy.sum(axis=(1, 2)))[:, None, None]
-    return over_time
+    return attributed(method, probe, view, signal, quality)
 
 
 METHODS = {"gradcam": gradcam, "shap": shap, "lime": lime}

@@ -60,7 +60,7 @@ def in_crops(like, crop_s):
 
 @keras.saving.register_keras_serializable("ecg_keras")
 class Crops(keras.layers.Layer):
-    """Cut stretches out of each signal, and average what a network says of them.
+    """Cut stretches of one length out of each signal; `MeanOfCrops` averages what a network says of them.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from ecg_keras.blocks import classifier, signal_input
-from ecg_keras.spectrograms import compiled
+from ecg_keras.spectrograms import compiled, in_batches
 from ecg_keras.trees import AverageBeat, Trees
 
 _BATCH = 64
@@ -54,7 +54,7 @@ def beat_forest(like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25,
         values = keras.layers.Flatten(name="values")(inputs)
     else:
         values = AverageBeat(like.fs, before_s=before_s, after_s=after_s, name="values", dtype="float32")(inputs)
-    features = _features(keras.Model(inputs, values), like.x)
+    features = in_batches(compiled(keras.Model(inputs, values)), like.x, values.shape[1:], _BATCH)
     targets = like.y if like.multi_label else np.eye(len(like.classes), dtype=int)[like.y]
     grown = [_grown(features, column, trees, max_features, min_leaf, [seed, i]) for i, column in enumerate(targets.T)]
     layer = Trees(*_sizes(grown), name="embedding", dtype="float32")
@@ -64,16 +64,6 @@ def beat_forest(like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25,
     head = model.get_layer("probabilities")
     head.set_weights([np.eye(len(like.classes)), np.zeros(len(like.classes))])
     return model
-
-
-def _features(model, x):
-    """What `model` makes of rows, in batches of one shape."""
-    run, parts = compiled(model), []
-    for start in range(0, len(x), _BATCH):
-        part = x[start : start + _BATCH]
-        padded = np.concatenate([part, np.zeros((_BATCH - len(part), *x.shape[1:]), np.float32)])
-        parts.append(np.asarray(run(padded))[: len(part)])
-    return np.concatenate(parts)
 
 
 def _grown(features, wanted, trees, max_features, min_leaf, seed):

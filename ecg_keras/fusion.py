@@ -17,7 +17,7 @@ from ecg_keras.crops import Crops, MeanOfCrops, crop_starts, in_crops
 from ecg_keras.forest import beat_forest
 from ecg_keras.grids import SpectrumGrid
 from ecg_keras.image_families import cnn2d, scalogram_cnn
-from ecg_keras.layers import LateMean
+from ecg_keras.network_layers import LateMean
 from ecg_keras.signal_families import encoded, fft_transformer, minirocket, resnet1d
 
 BRANCHES = {
@@ -118,7 +118,7 @@ def hybrid(
     fusion : {"concatenate", "mean"}
         Join the branches' vectors and classify them once; or let each branch classify and
         average their logits, as an ensemble does. With "mean" a trained branch keeps its own
-        classifier, and branches that are kept as they are join only outside training (`layers.LateMean`).
+        classifier, and branches that are kept as they are join only outside training (`network_layers.LateMean`).
     metadata_units, dense_units : sequence of int
         Dense layers on metadata, and before the output ("concatenate" only).
     dropout : float, default 0.3
@@ -142,11 +142,10 @@ def hybrid(
             f"belong to one of them; got branches={branches}, trained for {tuple(trained)}."
         )
     signal = signal_input(like, "hybrid")
-    fixed = set(trained) if freeze else set()
-    for name in set(branches) & set(_FITTED):
-        fixed.add(name)
+    fixed = {name for name in branches if name in _FITTED or (freeze and name in trained)}
     inputs, embeddings, logits, frozen = [signal], [], [], []
     for name in branches:
+        whole = None  # the model whose classifier the branch keeps
         if name == "metadata":
             if like.metadata is None:
                 continue
@@ -160,13 +159,12 @@ def hybrid(
             branch = _branch(name, model, seen.x.shape[1:], copy=name in trained)
             branch.trainable = name not in fixed
             embedding = _over_crops(branch, signal, name)
-            if name in _FITTED:
-                trained.setdefault(name, model)
+            whole = model if name in trained or name in _FITTED else None
         if name in fixed:
             frozen.append(len(embeddings))
         embeddings.append(embedding)
         if fusion == "mean":
-            logits.append(_logits(embedding, like, name, trained.get(name), dropout, name in fixed))
+            logits.append(_logits(embedding, like, name, whole, dropout, name in fixed))
     if fusion == "mean":
         x = LateMean(frozen, name="fused", dtype="float32")(logits)
         activation = "sigmoid" if like.multi_label else "softmax"

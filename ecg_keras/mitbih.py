@@ -413,26 +413,3 @@ def _read_rows(folder, lengths):
             raise ValueError(f"{path}: names {len(part)} rows of {_FILES[name]}, which has {n}; write both files anew.")
     table = pd.concat(parts)
     return table["patient"].to_numpy(), table["record"].to_numpy()
-
-
-# Settings that `ecg-keras train --preset NAME` uses: keywords of build_model and of fit_and_report.
-_RESNET1D = {"name": "resnet1d", "stem_strides": 3}
-_FIT = {"batch_size": 256, "learning_rate": 4e-3}
-PRESETS = {
-    "heartbeat-cnn1d": {"model": {"name": "cnn1d"}, "fit": {**_FIT, "epochs": 5}},
-    "heartbeat-resnet1d": {"model": _RESNET1D, "fit": {**_FIT, "epochs": 30, "weight_decay": 0.03, "ema": 0.998}},
-    "heartbeat-resnet1d-fast": {
-        "model": {**_RESNET1D, "filters": (32, 64, 96), "kernel_size": 5},
-        "fit": {**_FIT, "epochs": 8, "learning_rate": 6e-3},
-    },
-    "heartbeat-fft_transformer": {"model": {"name": "fft_transformer"}, "fit": {**_FIT, "epochs": 5, "learning_rate": 1e-3}},
-    "heartbeat-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-5}},
-    "heartbeat-vgg2d": {"model": {"name": "vgg2d"}, "fit": {**_FIT, "epochs": 3}},
-    "heartbeat-resnet2d": {"model": {"name": "resnet2d"}, "fit": {**_FIT, "epochs": 3}},
-    "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_FIT, "epochs": 3}},
-    "heartbeat-multimodal": {"model": {"name": "multimodal"}, "fit": {**_FIT, "epochs": 4, "learning_rate": 1e-3}},
-    "heartbeat-hybrid": {
-        "model": {"name": "hybrid", "branches": ("time", "spectrum", "scalogram", "minirocket"), "fusion": "mean"},
-        "fit": {**_FIT, "epochs": 1, "learning_rate": 1e-4},
-    },
-}

@@ -327,31 +327,3 @@ def _name(split, fold, n_folds):
     if isinstance(split, dict):
         return "records by list"
     return {"ds1-ds2": "DS1/DS2", "patient": "whole patients", "kfold": f"fold {fold} of {n_folds}, whole patients"}[split]
-
-
-PRESETS = {
-    "signal-to-image": {
-        "load": {"split": "patient", "classes": "aami3", "window_s": (0.4, 0.624), "features": None},
-        "model": {"name": "signal_to_image"},
-        "fit": {"epochs": 5, "learning_rate": 1e-3, "label_smoothing": 0.0},
-    },
-    "rhythm": {
-        "load": {
-            "split": "ds1-ds2",
-            "classes": "aami3",
-            "lead": ("MLII", "other"),
-            "typical": True,
-            "train_without": "a",
-            "val_records": ("205", "220"),  # beats of kinds that other DS1 patients have too
-        },
-        "model": {"name": "rhythm", "filters": ()},
-        "fit": {
-            "epochs": 10,
-            "batch_size": 512,
-            "learning_rate": 2e-3,
-            "weight_decay": 0.02,
-            "label_smoothing": 0.05,
-            "class_weight_power": 0.1,
-        },
-    },
-}

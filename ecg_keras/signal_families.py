@@ -22,8 +22,8 @@ from ecg_keras.blocks import (
     tokens,
     transformer_block,
 )
-from ecg_keras.layers import MiniRocket
-from ecg_keras.spectrograms import compiled
+from ecg_keras.network_layers import MiniRocket
+from ecg_keras.spectrograms import compiled, in_batches
 
 _RATE_HZ = 100.0  # what the blocks after the first convolution see, about
 _RIDGE_ROWS = 8192  # enough for a linear readout; keeps memory at 150 MB
@@ -176,7 +176,7 @@ def minirocket(like, *, dilations=None, n_biases=8, ridge=3e-4, sharpness=6.0, s
 
     Notes
     -----
-    A. Dempster, D. Schmidt and G. Webb, "MiniRocket", KDD 2021; see `layers.MiniRocket` for what differs.
+    A. Dempster, D. Schmidt and G. Webb, "MiniRocket", KDD 2021; see `network_layers.MiniRocket` for what differs.
     `fit_and_report` may train the readout further; one epoch at a small learning rate leaves it as it is.
 
     Examples
@@ -205,12 +205,8 @@ def minirocket(like, *, dilations=None, n_biases=8, ridge=3e-4, sharpness=6.0, s
 
 def _ridge(model, x, targets, penalty):
     """Weights (features, classes) and intercept of a ridge regression on what `model` makes of `x`, standardised."""
-    run, features = compiled(model), np.empty((len(x), model.output_shape[-1]), np.float32)
     batch = max(1, int(16e6 // (4 * 84 * x.shape[1])))
-    for start in range(0, len(x), batch):
-        part = x[start : start + batch]
-        padded = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), np.float32)])  # one shape, one compilation
-        features[start : start + batch] = run(padded)[: len(part)]
+    features = in_batches(compiled(model), x, model.output_shape[1:], batch)
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
     features = (features - mean) / scale
     wanted = targets - targets.mean(axis=0)

@@ -133,9 +133,13 @@ def _rate(signals, fs):
 def _in_batches(x, grid):
     """(n, samples, leads) to the grid's images, one compiled batch at a time."""
     run, shape = _transform(grid, x.shape[1:])
-    result = np.empty((len(x), *shape), np.float32)
     per_row = 4 * max(int(np.prod(shape)), x[0].size if len(x) else 1) * 3
-    batch = int(np.clip(_BATCH_BYTES // per_row, 1, 4096))
+    return in_batches(run, x, shape, int(np.clip(_BATCH_BYTES // per_row, 1, 4096)))
+
+
+def in_batches(run, x, shape, batch):
+    """What a compiled function makes of rows `x`, `batch` at a time: float32 (n, *shape)."""
+    result = np.empty((len(x), *shape), np.float32)
     for start in range(0, len(x), batch):
         part = x[start : start + batch]
         if len(part) < batch <= len(x):  # a full batch from the end: no second compilation

@@ -6,7 +6,8 @@ import pytest
 
 from conftest import toy_dataset
 from ecg_keras import build_model, to_spectrograms
-from ecg_keras.attribution import _over_time, branch_shares, gradcam, lime, shap
+from ecg_keras.attributed import over_time
+from ecg_keras.attribution import branch_shares, gradcam, lime, shap
 from ecg_keras.faithfulness import planted
 from ecg_keras.feature_maps import feature_maps
 from ecg_keras.parts import Cells
@@ -202,9 +203,9 @@ def test_what_a_spectrum_adds_is_found_where_its_energy_is(crop_s):
     if crop_s is None:
         bands = np.zeros((6, len(probe.freqs_hz)))
         bands[:, np.abs(probe.freqs_hz - 25).argmin()] = 1
-        over_time = _over_time(bands, probe.signals, probe.freqs_hz, probe.fs)
-        inside = over_time[ds.y[:6] == 1][:, 50:95].sum(axis=(1, 2))
-        assert (inside > 0.8).all() and np.allclose(over_time.sum(axis=(1, 2)), 1)
+        shared = over_time(bands, probe.signals, probe.freqs_hz, probe.fs)
+        inside = shared[ds.y[:6] == 1][:, 50:95].sum(axis=(1, 2))
+        assert (inside > 0.8).all() and np.allclose(shared.sum(axis=(1, 2)), 1)
         for method in (shap, lime):
             values = method(probe, ds.y[:6], background=probe.x[:2])
             np.testing.assert_allclose(values.signal.sum(axis=(1, 2)), values.view.sum(axis=1), rtol=1e-3, atol=1e-4)

@@ -9,7 +9,8 @@ import pytest
 
 from conftest import toy_dataset
 from ecg_keras import build_model, explain
-from ecg_keras.attribution import Attribution, gradcam, lime, shap
+from ecg_keras.attributed import Attribution
+from ecg_keras.attribution import gradcam, lime, shap
 from ecg_keras.explain import default_rows, report_section
 from ecg_keras.explanations import verdicts
 from ecg_keras.faithfulness import agreement, deletion_and_insertion, mean_with_interval, other_weights, planted

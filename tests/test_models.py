@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from conftest import toy_dataset
 
-from ecg_keras import ECGDataset, fit_and_report, mitbih, ptbxl
-from ecg_keras.layers import MiniRocket, Positions
+from ecg_keras import ECGDataset, fit_and_report
 from ecg_keras.models import MODELS, build_model
+from ecg_keras.network_layers import MiniRocket, Positions
+from ecg_keras.presets import PRESETS
 from ecg_keras.serving import check_fits, predict, save_served
 from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms
 
@@ -271,7 +272,7 @@ def test_branches_that_are_kept_join_only_outside_training(beats):
 
 
 def test_presets_name_options_that_exist():
-    for preset in (*mitbih.PRESETS.values(), *ptbxl.PRESETS.values()):
+    for preset in (*PRESETS["mitbih-csv"].values(), *PRESETS["ptbxl"].values()):
         options = dict(preset["model"])
         family = MODELS[options.pop("name")]
         options.pop("crop_s", None)

@@ -112,11 +112,12 @@ def test_trained_on_some_records_and_measured_on_others_by_the_saved_file(tmp_pa
     pytest.importorskip("wfdb")
     from ecg_keras import fit_and_report
     from ecg_keras.demo import write_demo_records
-    from ecg_keras.mitdb import PRESETS, load_beats, load_mitbih_records
+    from ecg_keras.mitdb import load_beats, load_mitbih_records
+    from ecg_keras.presets import PRESETS
     from ecg_keras.serving import load_served, predict
 
     write_demo_records(tmp_path / "records", n_patients=6, duration_s=60)
-    settings = PRESETS["rhythm"]["load"] | {"split": "patient", "val_records": None}
+    settings = PRESETS["mitdb"]["rhythm"]["load"] | {"split": "patient", "val_records": None}
     parts = load_mitbih_records(tmp_path / "records", **settings)
     model = rhythm(parts[0], filters=(), members=2)
     fit_and_report(model, *parts, out_dir=tmp_path / "out", epochs=1, progress=False)

@@ -27,8 +27,9 @@ import numpy as np
 from ecg_keras import beat_rows, beats, signals
 from ecg_keras.beat_rows import BeatPreparation
 from ecg_keras.machine import peak_rss_mb, versions
-from ecg_keras.mitdb import DS1, PRESETS, fold_patients, thinned
+from ecg_keras.mitdb import DS1, fold_patients, thinned
 from ecg_keras.models import MODELS
+from ecg_keras.presets import PRESETS
 from ecg_keras.rhythm import rhythm, signal_to_image
 from ecg_keras.serving import predict
 from ecg_keras.splits import draw_patients
@@ -42,7 +43,7 @@ PREPARED = ("classes", "fusion_beats", "lead", "window_s", "features", "typical"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("preset", choices=PRESETS["mitdb"])
     parser.add_argument("directory")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--folds", default="0,1,2,3,4")
@@ -55,7 +56,7 @@ def main():
     parser.add_argument("--features-without", default="", help="prefixes of metadata columns to leave out, by comma")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE")
     options = parser.parse_args()
-    preset = PRESETS[options.preset]
+    preset = PRESETS["mitdb"][options.preset]
     changes = {key: _literal(value) for key, value in (given.split("=", 1) for given in options.set)}
     family = FAMILIES[preset["model"]["name"]]
     modelling = {key: value for key, value in preset["model"].items() if key != "name"}

@@ -2,7 +2,7 @@
 
     python tests/bench/heartbeat_families.py --data DIR [--families NAME ...] [--seeds 0 1 2]
 
-As ptbxl_families.py, with the presets of `ecg_keras.mitbih`; results in outputs/heartbeat_FAMILY/ and
+As ptbxl_families.py, with the presets of `ecg_keras.presets`; results in outputs/heartbeat_FAMILY/ and
 outputs/heartbeat_families/. Patients are mixed in these files, so figures are those of people already seen.
 """
 

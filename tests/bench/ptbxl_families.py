@@ -2,7 +2,7 @@
 
     python tests/bench/ptbxl_families.py --data DIR [--folds 1-7/8/9] [--families NAME ...] [--seeds 0 1 2]
 
-Each run is the command line in a process of its own, with the family's preset (`ecg_keras.ptbxl.PRESETS`) and nothing
+Each run is the command line in a process of its own, with the family's preset (`ecg_keras.presets`) and nothing
 else; `hybrid` starts from the branches trained here with the same seed. Whole runs go to outputs/scratch/ptbxl/,
 report.json and history.csv of each to outputs/ptbxl_FAMILY/seedN/, a row per family to outputs/results.csv and the
 comparison of the first seed's runs to outputs/ptbxl_families/. The test part decides nothing.
