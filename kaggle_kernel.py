@@ -64,9 +64,9 @@ def main():
     elif MODEL == "cnn2d":  # images made once; the other families take signals
         parts = tuple(to_spectrograms(part) for part in parts)
     keras.utils.set_random_seed(SEED)
-    train, val, test = parts
+    beats, (train, val, test) = test, parts  # pictures of what decided are drawn on the beats
     model = build_model(MODEL, like=train, **model_options)
-    report = fit_and_report(model, train, val, test, out_dir=OUT, explain=EXPLAIN, **fit_options)
+    report = fit_and_report(model, train, val, test, out_dir=OUT, explain=beats if EXPLAIN else False, **fit_options)
     figures = report["test"]
     print(
         f"{note}Test accuracy {100 * figures['accuracy']:.2f} % (always the largest class: "

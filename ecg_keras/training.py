@@ -21,7 +21,7 @@ from ecg_keras._checks import check_option, check_positive
 from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
 from ecg_keras.crops import crop_length
-from ecg_keras.dataset import check_parts
+from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.epochs import MONITORS, Epochs, architecture
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.report import write_report
@@ -108,8 +108,9 @@ def fit_and_report(
         Balance `train` first, as `balance_train` does; for parts that a loader left as they were.
     seed : int, default 0
         Seed of the order of rows and of every draw while fitting.
-    explain : bool, default False
-        Add pictures of what decided to the page.
+    explain : bool or ECGDataset, default False
+        Add pictures of what decided to the page. Images hold no waveform to draw on: of them give the test part as it was
+        loaded, as in ``explain=beats``; with True only typical rows are drawn on theirs.
     progress : bool, default True
         Show a progress bar.
 
@@ -137,6 +138,9 @@ def fit_and_report(
     check_parts(train, val, test)
     for part in (train, val, test):
         check_fits(model, part)
+    signals = explain.x if isinstance(explain, ECGDataset) and test.grid is not None else None
+    if signals is not None and signals.shape != (len(test), test.n_samples, len(test.leads)):
+        raise ValueError(f"explain must be the {len(test)} signals that test was made of, got rows of shape {signals.shape}.")
     if balance is not None:
         train = balance_train(train, balance, seed=seed)
     out_dir = pathlib.Path(out_dir)
@@ -180,7 +184,7 @@ def fit_and_report(
     if explain:
         from ecg_keras.explain import report_section
 
-        sections.append(report_section(whole, test, network=model))
+        sections.append(report_section(whole, test, network=model, signals=signals))
     numbers["seconds"] = _seconds(train, val, test) | {
         "fit": sum(row["seconds"] for row in history.rows),
         "evaluate": time.perf_counter() - start,

@@ -123,6 +123,24 @@ def test_multi_label_rows_are_explained_for_a_true_class():
     assert explain(model, ds, rows=[0], target="V", methods="gradcam", check_rows=0).targets.tolist() == [2]
 
 
+def test_a_report_on_images_draws_every_row_on_the_beats_it_is_given(tmp_path, monkeypatch):
+    from ecg_keras import fit_and_report, to_spectrograms
+
+    seen = []
+    module = sys.modules["ecg_keras.explain"]
+    monkeypatch.setattr(module, "_installed", lambda: ("gradcam",))
+    whole = module.explain
+    monkeypatch.setattr(module, "explain", lambda *args, **options: seen.append(whole(*args, **options)) or seen[-1])
+    beats = toy_dataset(60, seed=1)
+    parts = [to_spectrograms(part) for part in (toy_dataset(90), toy_dataset(30, seed=2), beats)]
+    options = {"out_dir": tmp_path, "epochs": 1, "progress": False}
+    with pytest.raises(ValueError, match=r"explain must be the 60 signals that test was made of, got rows of shape \(59, 187, 1\)"):
+        fit_and_report(build_model("cnn2d", like=parts[0], filters=(4, 8)), *parts, explain=beats[np.arange(59)], **options)
+    fit_and_report(build_model("cnn2d", like=parts[0], filters=(4, 8)), *parts, explain=beats, **options)
+    np.testing.assert_array_equal(seen[0].probe.signals, beats.x[seen[0].rows])
+    assert "What decided" in (tmp_path / "report.html").read_text()
+
+
 def test_waveforms_can_be_given_for_images():
     from ecg_keras import to_spectrograms
 
