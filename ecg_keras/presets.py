@@ -6,17 +6,20 @@ A preset is a dict of keywords: "load" of the loader, "model" of `build_model` (
 ``ecg-keras train --preset NAME`` uses one, and so does ``--model NAME`` where the source has one of that model.
 """
 
-_BEAT_RESNET1D = {"name": "resnet1d", "stem_strides": 3}
 _BEAT_FIT = {"batch_size": 256, "learning_rate": 4e-3}
 _BEATS = {
     "heartbeat-cnn1d": {"model": {"name": "cnn1d"}, "fit": {**_BEAT_FIT, "epochs": 5}},
-    "heartbeat-resnet1d": {"model": _BEAT_RESNET1D, "fit": {**_BEAT_FIT, "epochs": 30, "weight_decay": 0.03, "ema": 0.998}},
+    "heartbeat-resnet1d": {
+        "model": {"name": "resnet1d", "stem_strides": 3, "filters": (48, 96, 128, 192)},
+        "fit": {**_BEAT_FIT, "epochs": 20, "weight_decay": 0.03, "ema": 0.998, "majority_share": 1.0},
+    },
     "heartbeat-resnet1d-fast": {
-        "model": {**_BEAT_RESNET1D, "filters": (32, 64, 96), "kernel_size": 5},
-        "fit": {**_BEAT_FIT, "epochs": 8, "learning_rate": 6e-3},
+        "model": {"name": "resnet1d", "stem_strides": 3, "filters": (32, 64, 96), "kernel_size": 5},
+        "fit": {**_BEAT_FIT, "epochs": 8, "learning_rate": 6e-3, "majority_share": 0.4},
     },
     "heartbeat-fft_transformer": {"model": {"name": "fft_transformer"}, "fit": {**_BEAT_FIT, "epochs": 5, "learning_rate": 1e-3}},
     "heartbeat-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-5}},
+    "heartbeat-beat_forest": {"model": {"name": "beat_forest", "trees": 20}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
     "heartbeat-vgg2d": {"model": {"name": "vgg2d"}, "fit": {**_BEAT_FIT, "epochs": 3}},
     "heartbeat-resnet2d": {"model": {"name": "resnet2d"}, "fit": {**_BEAT_FIT, "epochs": 3}},
     "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_BEAT_FIT, "epochs": 3}},

@@ -11,7 +11,19 @@ import pathlib
 
 from ptbxl_families import ROOT, keep, run
 
-FAMILIES = ("cnn1d", "resnet1d-fast", "resnet1d", "fft_transformer", "minirocket", "vgg2d", "resnet2d", "scalogram_cnn", "multimodal", "hybrid")
+FAMILIES = (
+    "cnn1d",
+    "resnet1d-fast",
+    "resnet1d",
+    "fft_transformer",
+    "minirocket",
+    "beat_forest",
+    "vgg2d",
+    "resnet2d",
+    "scalogram_cnn",
+    "multimodal",
+    "hybrid",
+)
 
 
 def main():

@@ -34,14 +34,16 @@ BRANCHES = {"time": "resnet1d", "spectrum": "fft_transformer", "spectrogram": "c
 
 def run(source, data, preset, family, seed, *, folds=None, scratch, fresh=False):
     """Train one preset with one seed, unless it is there already; returns the folder and the command."""
+    from ecg_keras.presets import PRESETS
+
     out = scratch / family / f"seed{seed}"
     command = [sys.executable, "-m", "ecg_keras", "train", "--source", source, "--data", str(data), "--preset", preset]
     command += ["--seed", str(seed), "--out", str(out)]
     if folds:
         command += ["--folds", folds]
     if family == "hybrid":
-        trained = {view: str(scratch / name / f"seed{seed}" / "model.keras") for view, name in BRANCHES.items()}
-        command += ["--set", f"trained={ {view: path for view, path in trained.items() if pathlib.Path(path).is_file()} }"]
+        views = [view for view in PRESETS[source][preset]["model"]["branches"] if view != "metadata"]
+        command += ["--set", f"trained={ {view: str(scratch / BRANCHES[view] / f'seed{seed}' / 'model.keras') for view in views} }"]
     if fresh or not (out / "report.json").is_file():
         subprocess.run(command, cwd=ROOT, check=True)
     return out, command
