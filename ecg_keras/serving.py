@@ -114,12 +114,13 @@ def served(model, like, *, thresholds=None, name=None):
         x = crops(x)
     if like.grid is not None:
         x = representation(like.grid, name="representation", dtype="float32")(x)
-    feeds = {}
+    feeds = []  # in the network's order: Keras sorts the names of a dict where it only works out shapes
     for tensor in model.inputs:
-        feeds[tensor.name] = x
+        feed = x
         if tensor.name == "metadata":
             inputs["metadata"] = keras.Input(tensor.shape[1:], name="metadata")
-            feeds["metadata"] = inputs["metadata"] if crops is None else crops.repeat(inputs["metadata"])
+            feed = inputs["metadata"] if crops is None else crops.repeat(inputs["metadata"])
+        feeds.append(feed)
     network = keras.Model(model.inputs, model.outputs[0], name="network")
     outputs = network(feeds if len(feeds) > 1 else x)
     if crops is not None:

@@ -11,7 +11,7 @@ from ecg_keras import ECGDataset, fit_and_report
 from ecg_keras.models import MODELS, build_model
 from ecg_keras.network_layers import MiniRocket, Positions
 from ecg_keras.presets import PRESETS
-from ecg_keras.serving import check_fits, predict, save_served
+from ecg_keras.serving import check_fits, load_served, predict, save_served
 from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms
 
 IMAGE_FAMILIES = ("cnn2d", "vgg2d", "resnet2d", "scalogram_cnn")
@@ -83,6 +83,15 @@ def test_save_load_and_predict_agree(name, beats, tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(_call(again, beats), _call(model, beats), atol=1e-6)
     np.testing.assert_allclose(again.predict(_inputs(again, beats), verbose=0), _call(model, beats), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_file_that_users_get_agrees_with_the_network_it_was_made_of(name, records, tmp_path):
+    model = build_model(name, like=records, **SMALL[name])
+    save_served(tmp_path / "model.keras", model, records)
+    loaded, card = load_served(tmp_path / "model.keras")
+    np.testing.assert_allclose(predict(loaded, records), predict(model, records), atol=1e-5)
+    assert card["metadata_names"] == (["age", "sex"] if "metadata" in [tensor.name for tensor in model.inputs] else None)
 
 
 @pytest.mark.parametrize("name", MODELS)
