@@ -25,7 +25,9 @@ from ecg_keras.sections import SYNTHETIC, headline_rows, story
 from ecg_keras.spectrograms import represent
 from ecg_keras.storage import atomic_path, write_json, write_text
 
+_WITH_INTERVAL = ("accuracy", "macro_f1", "macro_auc")
 _WITH_SPREAD = ("accuracy", "macro_f1", "macro_auc", "S_sensitivity", "S_predictivity", "V_sensitivity", "V_predictivity")
+
 
 class Report(dict):
     """The numbers of report.json, with the folder they lie in as `out_dir`.
@@ -261,7 +263,8 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
     Returns
     -------
     dict
-        The row written: means, and sample standard deviations (``_sd``, empty for one run) over the runs.
+        The row written: means over the runs, with sample standard deviations (``_sd``, empty for one run) and the
+        mean ends of their 95 % intervals (``_low``, ``_high``).
     """
     reports = []
     for run_dir in run_dirs:
@@ -279,6 +282,8 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
         row[name] = f"{np.mean(known):.5g}" if known else ""
         if name in _WITH_SPREAD:
             row[f"{name}_sd"] = f"{np.std(known, ddof=1):.3g}" if len(known) > 1 else ""
+        if name in _WITH_INTERVAL:
+            row |= dict(zip((f"{name}_low", f"{name}_high"), _mean_interval(reports, name)))
     row |= {"device": first.get("device") or "", "source": first.get("source") or "", "commit": commit, "command": command}
     path, rows = pathlib.Path(path), []
     if path.is_file():
@@ -288,6 +293,12 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
     at = keys.index((protocol, row["model"])) if (protocol, row["model"]) in keys else len(rows)
     _write_dicts(path, [*rows[:at], row, *rows[at + 1 :]])
     return row
+
+
+def _mean_interval(reports, name):
+    """Lower and upper end of the 95 % interval of a figure, each a mean over the reports, as text."""
+    known = [report["test"]["ci95"][name] for report in reports if name in report["test"].get("ci95", {})]
+    return [f"{end:.5g}" for end in np.mean(known, axis=0)] if known else ["", ""]
 
 
 def _figures_of(reports):
@@ -318,14 +329,17 @@ def results_table(path="outputs/results.csv", *, protocol=None):
     Returns
     -------
     str
-        A header and a line per row, in the order of the file. Accuracy stands beside that of always
-        answering the largest class; "±" is one standard deviation over the runs.
+        A header and a line per row, in the order of the file but for rows of one protocol, which stand together.
+        Accuracy stands beside that of always answering the largest class; "±" is one standard deviation over the runs,
+        and a figure of one run is followed by its 95 % interval.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is absent; record_result writes it.")
     with open(path, encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["protocol"].startswith(protocol or "")]
+    protocols = list(dict.fromkeys(row["protocol"] for row in rows))
+    rows.sort(key=lambda row: protocols.index(row["protocol"]))
     lines = [
         "| data and split | model | accuracy | always largest | macro-F1 | macro-AUC | parameters | training | runs |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -347,9 +361,13 @@ def results_table(path="outputs/results.csv", *, protocol=None):
 
 
 def _with_spread(row, name, factor, digits, unit=""):
-    """Mean and standard deviation of one figure as text."""
+    """Mean of one figure as text, with its standard deviation over runs or the interval of the only one."""
     if not row.get(name):
         return "-"
-    spread = row.get(f"{name}_sd")
-    text = f"{factor * float(row[name]):.{digits}f}"
-    return text + (f" ± {factor * float(spread):.{digits}f}" if spread else "") + unit
+    value, spread, low, high = (row.get(name + end) for end in ("", "_sd", "_low", "_high"))
+    text = f"{factor * float(value):.{digits}f}"
+    if spread:
+        text += f" ± {factor * float(spread):.{digits}f}"
+    elif low:
+        text += f" ({factor * float(low):.{digits}f} to {factor * float(high):.{digits}f})"
+    return text + unit

@@ -219,6 +219,7 @@ def test_results_are_means_over_runs_and_rows_are_replaced(tmp_path):
     for i, accuracy in enumerate((0.9, 0.8)):
         numbers = {"model": "m", "n_parameters": 10, "device": "cpu", "source": "toy", "seconds": {"fit": 2.0}}
         numbers["test"] = {"accuracy": accuracy, "majority_accuracy": 0.7, "macro_f1": 0.5, "macro_auc": None, "n": 10}
+        numbers["test"]["ci95"] = {"accuracy": [accuracy - 0.1, accuracy + 0.05]}
         (tmp_path / str(i)).mkdir()
         (tmp_path / str(i) / "report.json").write_text(json.dumps(numbers))
         runs.append(tmp_path / str(i))
@@ -227,9 +228,12 @@ def test_results_are_means_over_runs_and_rows_are_replaced(tmp_path):
     record_result(file, runs[:1], protocol="B", command="run it")
     row = record_result(file, runs, protocol="A", command="run it", commit="abc")
     assert row["accuracy"] == "0.85" and float(row["accuracy_sd"]) == pytest.approx(np.std([0.9, 0.8], ddof=1), rel=1e-2)
+    assert (row["accuracy_low"], row["accuracy_high"], row["macro_f1_low"]) == ("0.75", "0.9", "")
+    record_result(file, runs[:1], protocol="A", command="run it", model="n")
     table = results_table(file).splitlines()
-    assert len(table) == 4 and table[2] == "| A | `m` | 85.00 ± 7.07 % | 70.0 % | 0.500 ± 0.000 | - | 10 | 2 s | 2 seeds |"
-    assert table[3].startswith("| B | `m` | 90.00 % |") and table[3].endswith("| 1 seed |")
+    assert len(table) == 5 and table[2] == "| A | `m` | 85.00 ± 7.07 % | 70.0 % | 0.500 ± 0.000 | - | 10 | 2 s | 2 seeds |"
+    assert [line.split(" | ")[:2] for line in table[3:]] == [["| A", "`n`"], ["| B", "`m`"]]
+    assert table[4].startswith("| B | `m` | 90.00 (80.00 to 95.00) % |") and table[4].endswith("| 1 seed |")
     with pytest.raises(ValueError, match="no report.json"):
         record_result(file, [tmp_path / "none"], protocol="A", command="")
     with pytest.raises(ValueError, match="absent"):
