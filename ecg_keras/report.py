@@ -316,7 +316,7 @@ def _figures_of(reports):
     return figures
 
 
-def results_table(path="outputs/results.csv", *, protocol=None):
+def results_table(path="outputs/results.csv", *, protocol=None, least_runs=1):
     """The table of the README, in Markdown, from the file that `record_result` writes.
 
     Parameters
@@ -325,28 +325,31 @@ def results_table(path="outputs/results.csv", *, protocol=None):
         The results.
     protocol : str, optional
         Only rows whose protocol starts with this.
+    least_runs : int, default 1
+        Only rows that are the mean of at least so many runs.
 
     Returns
     -------
     str
-        A header and a line per row, in the order of the file but for rows of one protocol, which stand together.
-        Accuracy stands beside that of always answering the largest class; "±" is one standard deviation over the runs,
+        A header and a line per row, in the order of the file but for rows of one protocol, which stand together under
+        its name. Accuracy stands beside that of always answering the largest class; "±" is one standard deviation over the runs,
         and a figure of one run is followed by its 95 % interval.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is absent; record_result writes it.")
     with open(path, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["protocol"].startswith(protocol or "")]
+        rows = [row for row in csv.DictReader(file) if row["protocol"].startswith(protocol or "") and int(row["n"]) >= least_runs]
     protocols = list(dict.fromkeys(row["protocol"] for row in rows))
     rows.sort(key=lambda row: protocols.index(row["protocol"]))
     lines = [
         "| data and split | model | accuracy | always largest | macro-F1 | macro-AUC | parameters | training | runs |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in rows:
+    for last, row in zip([None, *rows], rows):
+        data = row["protocol"] + (" (synthetic)" if row.get("synthetic") == "True" else "")
         cells = [
-            row["protocol"] + (" (synthetic)" if row.get("synthetic") == "True" else ""),
+            "" if last and last["protocol"] == row["protocol"] else data,
             f"`{row['model']}`",
             _with_spread(row, "accuracy", 100, 2, " %"),
             _with_spread(row, "majority_accuracy", 100, 1, " %"),
