@@ -70,6 +70,14 @@ class Trees(keras.layers.Layer):
         for name, value in arrays.items():
             getattr(self, name).assign(value.ravel())
 
+    def save_own_variables(self, store):
+        for name in _NODE:  # by name: Keras's numbers would follow the order of this file
+            store[name] = np.asarray(getattr(self, name))
+
+    def load_own_variables(self, store):
+        for name in _NODE:
+            getattr(self, name).assign(store[name])
+
     def compute_output_shape(self, input_shape):
         return input_shape[0], self.classes
 

@@ -9,7 +9,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from ecg_keras import build_model
 from ecg_keras.crops import Crops, MeanOfCrops, crop_starts
 from ecg_keras.serving import predict
-from ecg_keras.trees import AverageBeat, Trees
+from ecg_keras.trees import _NODE, AverageBeat, Trees
 
 pytestmark = pytest.mark.numeric
 
@@ -31,6 +31,15 @@ def test_trees_say_what_scikit_learn_says():
     layer.plant([[(tree.tree_, shares(tree.tree_)) for tree in forest.estimators_] for forest in forests])
     p = np.stack([forest.predict_proba(fresh)[:, 1] for forest in forests], axis=1).clip(1e-3, 1 - 1e-3)
     np.testing.assert_allclose(numpy(layer(fresh)), np.log(p / (1 - p)), atol=1e-4)
+
+
+def test_trees_are_saved_by_name(tmp_path, monkeypatch):
+    beats = toy_dataset(30)
+    model = build_model("beat_forest", like=beats, trees=3)
+    before = predict(model, beats)
+    model.save(tmp_path / "model.keras")
+    monkeypatch.setattr("ecg_keras.trees._NODE", dict(reversed(_NODE.items())))  # as if the order had changed since
+    np.testing.assert_allclose(predict(keras.saving.load_model(tmp_path / "model.keras"), beats), before, atol=1e-6)
 
 
 def beats_of_a_known_shape(fs, *, noise=0.0, seconds=10):
