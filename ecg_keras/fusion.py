@@ -94,6 +94,7 @@ def hybrid(
     trained=None,
     freeze=False,
     fusion="concatenate",
+    weights=None,
     metadata_units=(16,),
     dense_units=(),
     dropout=0.3,
@@ -119,6 +120,8 @@ def hybrid(
         Join the branches' vectors and classify them once; or let each branch classify and
         average their logits, as an ensemble does. With "mean" a trained branch keeps its own
         classifier, and branches that are kept as they are join only outside training (`network_layers.LateMean`).
+    weights : dict of float, optional
+        Branch name to how much it counts in the mean; 1 for those not named ("mean" only).
     metadata_units, dense_units : sequence of int
         Dense layers on metadata, and before the output ("concatenate" only).
     dropout : float, default 0.3
@@ -133,17 +136,19 @@ def hybrid(
     """
     check_option("fusion", fusion, ("concatenate", "mean"))
     branches, trained = tuple(branches), {name: _network(model) for name, model in (trained or {}).items()}
-    options = dict(options or {})
-    for name in (*branches, *trained, *options):
+    options, weights = dict(options or {}), dict(weights or {})
+    for name in (*branches, *trained, *options, *weights):
         check_option("branch", name, (*BRANCHES, "metadata"))
     if not set(branches) & set(BRANCHES) or len(set(branches)) != len(branches) or set(trained) - set(branches):
         raise ValueError(
             f"branches must be different names with at least one of {', '.join(BRANCHES)}, and trained models "
             f"belong to one of them; got branches={branches}, trained for {tuple(trained)}."
         )
+    if weights and (fusion != "mean" or not all(value > 0 for value in weights.values())):
+        raise ValueError(f"weights are positive numbers of the branches of fusion='mean'; got {weights} with fusion={fusion!r}.")
     signal = signal_input(like, "hybrid")
     fixed = {name for name in branches if name in _FITTED or (freeze and name in trained)}
-    inputs, embeddings, logits, frozen = [signal], [], [], []
+    inputs, embeddings, logits, frozen, counts = [signal], [], [], [], []
     for name in branches:
         whole = None  # the model whose classifier the branch keeps
         if name == "metadata":
@@ -163,10 +168,11 @@ def hybrid(
         if name in fixed:
             frozen.append(len(embeddings))
         embeddings.append(embedding)
+        counts.append(weights.get(name, 1.0))
         if fusion == "mean":
             logits.append(_logits(embedding, like, name, whole, dropout, name in fixed))
     if fusion == "mean":
-        x = LateMean(frozen, name="fused", dtype="float32")(logits)
+        x = LateMean(frozen, counts, name="fused", dtype="float32")(logits)
         activation = "sigmoid" if like.multi_label else "softmax"
         outputs = layers.Activation(activation, dtype="float32", name="probabilities")(x)
     else:

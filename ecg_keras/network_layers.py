@@ -136,6 +136,8 @@ class LateMean(keras.layers.Layer):
     ----------
     frozen : sequence of int
         Places of the branches that do not train.
+    weights : sequence of float, optional
+        How much each branch counts; all alike by default.
 
     Input: a list of tensors (batch, classes). Output shape: (batch, classes).
 
@@ -144,19 +146,23 @@ class LateMean(keras.layers.Layer):
     >>> branches = [np.array([[1.0, 0.0]]), np.array([[3.0, 4.0]])]
     >>> [np.asarray(LateMean([1])(branches, training=training)).tolist() for training in (False, True)]
     [[[2.0, 2.0]], [[1.0, 0.0]]]
+    >>> np.asarray(LateMean(weights=(3, 1))(branches)).tolist()
+    [[1.5, 1.0]]
     """
 
-    def __init__(self, frozen=(), **kwargs):
+    def __init__(self, frozen=(), weights=None, **kwargs):
         super().__init__(**kwargs)
         self.frozen = [int(place) for place in frozen]
+        self.counts = None if weights is None else [float(weight) for weight in weights]
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]
 
     def call(self, branches, training=False):
-        awake = [x for place, x in enumerate(branches) if place not in self.frozen]
-        chosen = awake if training and awake else branches
-        return sum(chosen[1:], chosen[0]) / len(chosen)
+        weighed = list(zip(self.counts or [1.0] * len(branches), branches))
+        awake = [pair for place, pair in enumerate(weighed) if place not in self.frozen]
+        chosen = awake if training and awake else weighed
+        return sum(weight * x for weight, x in chosen) / sum(weight for weight, _ in chosen)
 
     def get_config(self):
-        return {**super().get_config(), "frozen": self.frozen}
+        return {**super().get_config(), "frozen": self.frozen, "weights": self.counts}

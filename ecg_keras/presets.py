@@ -67,6 +67,7 @@ _PTBXL = {
             "name": "hybrid",
             "branches": ("time", "spectrum", "spectrogram", "scalogram", "minirocket", "forest", "metadata"),
             "fusion": "mean",
+            "weights": {"spectrum": 0.3, "spectrogram": 0.5, "scalogram": 0.5, "metadata": 0.3, "forest": 3},  # by fold 8
             "options": {"time": _PTBXL_TIME} | {name: {"crop_s": _CROP_S} for name in ("spectrum", "spectrogram", "scalogram")},
         },
         "fit": {**_PTBXL_FIT, "epochs": 2, "learning_rate": 2e-4},

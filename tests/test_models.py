@@ -195,6 +195,18 @@ def test_hybrid_starts_from_models_trained_alone(beats):
     assert all(np.array_equal(a, b) for a, b in zip(before, alone.get_weights()))  # a copy, not the model itself
 
 
+def test_branches_count_as_much_in_the_mean_as_their_weights_say(beats):
+    networks = {"time": "resnet1d", "spectrum": "fft_transformer"}
+    trained = {view: build_model(name, like=beats, **SMALL[name]) for view, name in networks.items()}
+    logits = [np.log(_call(model, beats)) for model in trained.values()]
+    model = build_model("hybrid", like=beats, branches=tuple(trained), trained=trained, fusion="mean", weights={"time": 3})
+    mean = np.exp(0.75 * logits[0] + 0.25 * logits[1])
+    np.testing.assert_allclose(_call(model, beats), mean / mean.sum(axis=1, keepdims=True), atol=1e-5)
+    for weights, fusion in (({"time": 3}, "concatenate"), ({"time": 0}, "mean")):
+        with pytest.raises(ValueError, match="weights are positive numbers"):
+            build_model("hybrid", like=beats, branches=tuple(trained), fusion=fusion, weights=weights)
+
+
 def test_hybrid_freezes_trained_branches(beats):
     alone = build_model("resnet1d", like=beats, **SMALL["resnet1d"])
     model = build_model("hybrid", like=beats, branches=("time", "metadata"), trained={"time": alone}, freeze=True)
