@@ -79,7 +79,8 @@ def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
     runs.sort(key=lambda run: -(run["report"]["test"].get(key) or 0))
     rows = [_row(run) for run in runs]
     result = Comparison({"runs": rows, "pairs": pairs, "unpaired": unpaired, "seed": seed, "n_boot": n_boot}, out_dir)
-    pictures = _pictures(runs, rows)
+    order = sorted(_METRICS, key=lambda name: name != key)  # what the runs are ordered by comes first
+    pictures = _pictures(runs, rows, order)
     write_json(out_dir / "compare.json", result)
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
@@ -89,19 +90,20 @@ def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
     for name, (data, _) in pictures.items():
         with atomic_path(out_dir / f"{name}.png") as part:
             part.write_bytes(data)
-    write_text(result.page, _page(result, runs, pictures, key))
+    write_text(result.page, _page(result, runs, pictures, order))
     return result
 
 
 def _short_names(run_dirs):
-    """Folder names, with as many parents as it takes to tell them apart."""
+    """Folder names, with as many parents as it takes to tell them apart, less an ending that all share."""
     resolved = [path.resolve() for path in run_dirs]
     if len(set(resolved)) < len(resolved):
         raise ValueError("a run is given twice; name each folder once.")
     for depth in range(1, max(len(path.parts) for path in resolved) + 1):
         names = ["/".join(path.parts[-depth:]) for path in resolved]
         if len(set(names)) == len(names):
-            return names
+            parents, _, endings = zip(*(name.rpartition("/") for name in names))
+            return list(parents) if len(set(endings)) == 1 and len(set(parents)) == len(parents) else names
     raise AssertionError("different paths have different names")
 
 
@@ -205,10 +207,10 @@ def _row(run):
     return row
 
 
-def _pictures(runs, rows):
+def _pictures(runs, rows, order):
     """Intervals, validation curves and cost, as (bytes, caption) by file name."""
     pictures = {}
-    for name in ("macro_f1", "macro_auc", "accuracy"):
+    for name in order:
         points = [(row["run"], row[name], _pair(row, name)) for row in rows]
         if any(value is not None for _, value, _ in points):
             axes = plots.plot_intervals(points, label=_LABELS[name])
@@ -219,7 +221,7 @@ def _pictures(runs, rows):
         histories = {name: rows for name, rows in histories.items() if any(row.get(key) is not None for row in rows)}
         if histories:
             axes = plots.plot_runs(histories, key, label=label)
-            pictures[f"compare_{key}"] = (plots.png(axes), f"{label.capitalize()} over the epochs.")
+            pictures[f"compare_{key}"] = (plots.png(axes), f"{label[0].upper()}{label[1:]} over the epochs.")
     known = [(r["run"], r["fit_seconds"], r["macro_f1"], r["parameters"] or 0) for r in rows]
     known = [point for point in known if point[1] is not None and point[2] is not None]
     if len(known) > 1:
@@ -228,9 +230,9 @@ def _pictures(runs, rows):
     return pictures
 
 
-def _page(result, runs, pictures, key):
+def _page(result, runs, pictures, order):
     """The comparison as HTML."""
-    rows = result["runs"]
+    rows, key = result["runs"], order[0]
     best = rows[0]
     text = (
         f"{len(rows)} runs, ordered by test {_LABELS[key]}. The first, {best['run']}, reaches {decimal(best[key])} "
@@ -245,10 +247,10 @@ def _page(result, runs, pictures, key):
     for pair in result["unpaired"]:
         reasons.setdefault(pair["reason"], []).append(f"{pair['a']} and {pair['b']}")
     notes += [f"Not paired, {reason}: {'; '.join(those)}." for reason, those in reasons.items()]
-    chapters = [("runs", "Runs", f"<p>{pages.escape(text)}</p>\n" + _run_table(rows))]
+    chapters = [("runs", "Runs", f"<p>{pages.escape(text)}</p>\n" + _run_table(rows, order))]
     chapters.append(("notes", "Read this first", pages.bullets(notes)))
     if result["pairs"]:
-        chapters.append(("differences", "Differences on the same test rows", _differences(result, best["run"])))
+        chapters.append(("differences", "Differences on the same test rows", _differences(result, best["run"], order)))
     shown = "".join(pages.figure(*picture) for picture in pictures.values())
     chapters.append(("pictures", "Pictures", pages.figures(shown)))
     chapters.append(("cost", "Size and time", _cost_table(rows)))
@@ -257,38 +259,28 @@ def _page(result, runs, pictures, key):
     return pages.page("Comparison of runs", chapters, banner=banner)
 
 
-def _run_table(rows):
+def _run_table(rows, order):
     """Figures with intervals, a line per run."""
-    headers = ["run", "model", "test rows", "accuracy", "95 %", "always largest"]
-    headers += ["macro-F1", "95 %", "macro-AUC", "95 %", "ECE"]
+    shown = {"accuracy": lambda value: percent(value, 2), "macro_f1": decimal, "macro_auc": decimal}
+    headers = ["run"] + [text for name in order for text in (_LABELS[name], "95 %")] + ["always largest", "ECE", "test rows"]
     lines = [
-        [
-            row["run"],
-            row["model"] or "-",
-            f"{row['n_test']:,}",
-            percent(row["accuracy"], 2),
-            interval(_pair(row, "accuracy"), percent),
-            percent(row["majority_accuracy"]),
-            decimal(row["macro_f1"]),
-            interval(_pair(row, "macro_f1")),
-            decimal(row["macro_auc"]),
-            interval(_pair(row, "macro_auc")),
-            decimal(row["ece"]),
-        ]
+        [row["run"]]
+        + [text for name in order for text in (shown[name](row[name]), interval(_pair(row, name), shown[name]))]
+        + [percent(row["majority_accuracy"]), decimal(row["ece"]), f"{row['n_test']:,}"]
         for row in rows
     ]
-    return pages.table(headers, lines, numbers_from=2)
+    return pages.table(headers, lines)
 
 
-def _differences(result, best):
+def _differences(result, best, order):
     """Differences to the best run, and every pair folded away."""
     with_best = [pair for pair in result["pairs"] if best in (pair["a"], pair["b"])]
     to_best = [pair if pair["a"] == best else _turned(pair) for pair in with_best]
     headers = ["second minus first"]
-    headers += [text for name in _METRICS for text in (_LABELS[name], "95 %", "p")]
+    headers += [text for name in order for text in (_LABELS[name], "95 %", "p")]
     line = lambda pair: [f"{pair['b']} - {pair['a']}"] + [  # noqa: E731
         text
-        for name in _METRICS
+        for name in order
         for text in (_signed(pair[name]["difference"]), interval(pair[name]["ci95"], _signed), decimal(pair[name]["p"]))
     ]
     caption = (
@@ -321,6 +313,7 @@ def _cost_table(rows):
     lines = [
         [
             row["run"],
+            row["model"] or "-",
             show(row["parameters"], "{:,}"),
             show(row["model_mb"], "{:.2f}"),
             show(row["epochs_run"], "{}"),
@@ -331,8 +324,8 @@ def _cost_table(rows):
         ]
         for row in rows
     ]
-    headers = ["run", "parameters", "model.keras (MB)", "epochs", "training (s)", "peak memory (MB)", "seed", "device"]
-    return pages.table(headers, lines)
+    headers = ["run", "model", "parameters", "model.keras (MB)", "epochs", "training (s)", "peak memory (MB)", "seed", "device"]
+    return pages.table(headers, lines, numbers_from=2)
 
 
 def _pair(row, name):

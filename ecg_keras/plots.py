@@ -9,6 +9,7 @@ the signal's own unit. Lines differ in dash and darkness, not in colour alone.
 """
 
 import io
+import math
 
 import numpy as np
 
@@ -425,17 +426,22 @@ def plot_runs(histories, name, *, label, ax=None):
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, height=3.4)
+    ax = _axes(ax, height=3.4 + 0.25 * (len(histories) > 5) * math.ceil(len(histories) / 3))
     for i, (run, history) in enumerate(histories.items()):
         colour, dash = _LINES[i % len(_LINES)]
+        again = {"alpha": 0.55, "markerfacecolor": "white"} if i >= len(_LINES) else {}  # colours begin anew
         values = [np.nan if row.get(name) is None else float(row[name]) for row in history]
         epochs = [row.get("epoch", k + 1) for k, row in enumerate(history)]
-        ax.plot(epochs, values, color=colour, linestyle=dash, linewidth=1.6, marker="os^Dv"[i % 5], markersize=3, label=run)
+        marker = "os^Dv"[i % 5]
+        ax.plot(epochs, values, color=colour, linestyle=dash, linewidth=1.6, marker=marker, markersize=3, label=run, **again)
     ax.set_xlabel("epoch")
     ax.set_ylabel(label)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(True, color="#dde4ea", linewidth=0.7)
-    ax.legend(frameon=False, fontsize=9)
+    if len(histories) > 5:  # no room inside
+        ax.legend(frameon=False, fontsize=8, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    else:
+        ax.legend(frameon=False, fontsize=9)
     return ax
 
 

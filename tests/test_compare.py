@@ -1,5 +1,6 @@
 import csv
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -7,7 +8,7 @@ from chromium import open_page
 from conftest import toy_dataset
 from test_report import write
 
-from ecg_keras.compare import compare
+from ecg_keras.compare import _short_names, compare
 
 pytestmark = pytest.mark.numeric
 
@@ -103,10 +104,17 @@ def test_multi_label_runs_are_ordered_by_auc(tmp_path):
     assert result["pairs"][0]["macro_auc"]["difference"] == 0  # from the predictions, which are the same
 
 
+def test_names_keep_what_differs_and_lose_what_all_share():
+    short = lambda *paths: _short_names([pathlib.Path("/runs") / path for path in paths])  # noqa: E731
+    assert short("a/seed0", "b/seed0") == ["a", "b"]
+    assert short("a/seed0", "b/seed0", "b/seed1") == ["a/seed0", "b/seed0", "b/seed1"]
+    assert short("a/x/seed0", "b/x/seed0") == ["a/x", "b/x"]
+
+
 def test_folders_of_one_name_are_told_apart(runs, tmp_path):
     folders = [copy_of(runs / "first", tmp_path / name / "run") for name in ("a", "b")]
     result = compare(folders, tmp_path / "out", n_boot=20)
-    assert {row["run"] for row in result["runs"]} == {"a/run", "b/run"}
+    assert {row["run"] for row in result["runs"]} == {"a", "b"}
     assert result["pairs"][0]["accuracy"] == {"difference": 0.0, "ci95": [0.0, 0.0], "p": 1.0}
 
 
