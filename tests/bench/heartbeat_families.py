@@ -43,7 +43,7 @@ def main():
             run("mitbih-csv", options.data.resolve(), f"heartbeat-{family}", family, seed, scratch=scratch, fresh=options.fresh)[0]
             for seed in options.seeds
         ]
-        keep(scratch, f"heartbeat_{family}", runs, protocol="MIT-BIH CSV, patients mixed", script=pathlib.Path(__file__).resolve())
+        keep(scratch, f"heartbeat_{family}", family, protocol="MIT-BIH CSV, patients mixed", script=pathlib.Path(__file__).resolve())
         first.append(runs[0])
     if len(first) > 1:
         compare(first, ROOT / "outputs" / "heartbeat_families")

@@ -4,8 +4,8 @@
 
 Each run is the command line in a process of its own, with the family's preset (`ecg_keras.presets`) and nothing
 else; `hybrid` starts from the branches trained here with the same seed. Whole runs go to outputs/scratch/ptbxl/,
-report.json and history.csv of each to outputs/ptbxl_FAMILY/seedN/, a row per family to outputs/results.csv and the
-comparison of the first seed's runs to outputs/ptbxl_families/. The test part decides nothing.
+report.json and history.csv of each to outputs/ptbxl_FAMILY/seedN/, a row per family (all its finished seeds) to
+outputs/results.csv and the comparison of the first seed's runs to outputs/ptbxl_families/. The test part decides nothing.
 """
 
 import argparse
@@ -28,6 +28,7 @@ FAMILIES = (
     "scalogram_cnn",
     "multimodal",
     "hybrid",
+    "best",
 )
 BRANCHES = {"time": "resnet1d", "spectrum": "fft_transformer", "spectrogram": "cnn2d", "scalogram": "scalogram_cnn", "minirocket": "minirocket", "forest": "beat_forest"}
 
@@ -43,25 +44,26 @@ def run(source, data, preset, family, seed, *, folds=None, scratch, fresh=False)
         command += ["--folds", folds]
     if family == "hybrid":
         views = [view for view in PRESETS[source][preset]["model"]["branches"] if view != "metadata"]
-        command += ["--set", f"trained={ {view: str(scratch / BRANCHES[view] / f'seed{seed}' / 'model.keras') for view in views} }"]
+        models = {view: scratch.relative_to(ROOT) / BRANCHES[view] / f"seed{seed}" / "model.keras" for view in views}
+        command += ["--set", f"trained={ {view: str(path) for view, path in models.items()} }"]
     if fresh or not (out / "report.json").is_file():
         subprocess.run(command, cwd=ROOT, check=True)
     return out, command
 
 
-def keep(scratch, name, runs, *, protocol, script):
-    """Copy what the repository keeps of some runs, and write their row of outputs/results.csv."""
+def keep(scratch, name, family, *, protocol, script):
+    """Copy what the repository keeps of a family's finished runs, and write their row of outputs/results.csv."""
     from ecg_keras.report import record_result
 
+    runs = sorted(file.parent for file in (scratch / family).glob("seed*/report.json"))
     for out in runs:
         folder = ROOT / "outputs" / name / out.name
         folder.mkdir(parents=True, exist_ok=True)
         for file in ("report.json", "history.csv"):
             shutil.copy(out / file, folder / file)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    command = shlex.join(["python", str(script.relative_to(ROOT)), "--families", runs[0].parent.name])
-    model = runs[0].parent.name
-    return record_result(ROOT / "outputs" / "results.csv", runs, protocol=protocol, command=command, commit=commit, model=model)
+    command = shlex.join(["python", str(script.relative_to(ROOT)), "--families", family])
+    return record_result(ROOT / "outputs" / "results.csv", runs, protocol=protocol, command=command, commit=commit, model=family)
 
 
 def main():
@@ -69,7 +71,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--folds", default="1-7/8/9")
-    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=(*FAMILIES, "best"))
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--fresh", action="store_true", help="train again what is in outputs/scratch")
     options = parser.parse_args()
@@ -84,7 +86,7 @@ def main():
         ]
         protocol = f"PTB-XL superclasses at 100 Hz, folds {options.folds} of 2,664 records"
         other = "" if options.folds == "1-7/8/9" else "_" + options.folds.replace("/", "_")
-        keep(scratch, f"ptbxl_{family}{other}", runs, protocol=protocol, script=pathlib.Path(__file__).resolve())
+        keep(scratch, f"ptbxl_{family}{other}", family, protocol=protocol, script=pathlib.Path(__file__).resolve())
         first.append(runs[0])
     if len(first) > 1:
         compare(first, ROOT / "outputs" / "ptbxl_families")
