@@ -25,7 +25,12 @@ _BEATS = {
     "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_BEAT_FIT, "epochs": 3}},
     "heartbeat-multimodal": {"model": {"name": "multimodal"}, "fit": {**_BEAT_FIT, "epochs": 4, "learning_rate": 1e-3}},
     "heartbeat-hybrid": {
-        "model": {"name": "hybrid", "branches": ("time", "spectrum", "scalogram", "minirocket"), "fusion": "mean"},
+        "model": {
+            "name": "hybrid",
+            "branches": ("time", "spectrum", "scalogram", "minirocket"),
+            "fusion": "mean",
+            "weights": {"time": 6},  # by the validation rows
+        },
         "fit": {**_BEAT_FIT, "epochs": 1, "learning_rate": 1e-4},
     },
 }
