@@ -24,7 +24,8 @@ class TrainBatches(keras.utils.PyDataset):
     inputs : sequence of str
         Names of the model's inputs.
     batch_size : int
-        Rows per batch; the last batch of an epoch may be smaller.
+        Rows per batch at most: an epoch is cut into batches of equal size, to one row. One or two rows left over would
+        make a batch of their own, and its normalisation a step to nowhere.
     class_weight_power : float, default 0
         Rows weigh ``count_of_their_class ** -power``, scaled to a mean of 1 (0: all alike).
         Where rows have several classes it must be 0.
@@ -100,7 +101,8 @@ class TrainBatches(keras.utils.PyDataset):
 
     def __getitem__(self, number):
         rng = np.random.default_rng([self.seed, self.epoch, number])
-        rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]
+        first, last = (-(-place * len(self._order) // len(self)) for place in (number, number + 1))
+        rows = self._order[first:last]
         inputs = {name: array[rows] for name, array in self.arrays.items()}
         targets, weights = self.targets[rows], self.weights[rows]
         if self.neighbours is not None:

@@ -15,7 +15,7 @@ _BEATS = {
     },
     "heartbeat-resnet1d-fast": {
         "model": {"name": "resnet1d", "stem_strides": 3, "filters": (32, 64, 96), "kernel_size": 5},
-        "fit": {**_BEAT_FIT, "epochs": 8, "learning_rate": 6e-3, "majority_share": 0.4},
+        "fit": {**_BEAT_FIT, "epochs": 9, "learning_rate": 6e-3, "label_smoothing": 0.05, "majority_share": 0.4},
     },
     "heartbeat-fft_transformer": {"model": {"name": "fft_transformer"}, "fit": {**_BEAT_FIT, "epochs": 5, "learning_rate": 1e-3}},
     "heartbeat-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-5}},

@@ -18,6 +18,12 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own():
     np.testing.assert_array_equal(np.sort(first.ravel()), np.sort(second.ravel()))
 
 
+@pytest.mark.parametrize("n, sizes", [(33, [11, 11, 11]), (32, [16, 16]), (5, [5]), (34, [12, 11, 11])])
+def test_rows_left_over_make_no_small_batch(n, sizes):
+    batches = TrainBatches(toy_dataset(n), ["signal"], batch_size=16)
+    assert [len(batches[i][0]) for i in range(len(batches))] == sizes
+
+
 def test_a_resumed_epoch_has_the_same_batches():
     options = {"batch_size": 16, "augment": ("amplitude", "noise"), "mixup": 0.2, "crop_samples": 100, "seed": 4}
     straight = TrainBatches(toy_dataset(), ["signal"], **options)
