@@ -116,11 +116,11 @@ def served(model, like, *, thresholds=None, name=None):
         x = representation(like.grid, name="representation", dtype="float32")(x)
     feeds = []  # in the network's order: Keras sorts the names of a dict where it only works out shapes
     for tensor in model.inputs:
-        feed = x
         if tensor.name == "metadata":
-            inputs["metadata"] = keras.Input(tensor.shape[1:], name="metadata")
-            feed = inputs["metadata"] if crops is None else crops.repeat(inputs["metadata"])
-        feeds.append(feed)
+            metadata = inputs["metadata"] = keras.Input(tensor.shape[1:], name="metadata")
+            feeds.append(metadata if crops is None else crops.repeat(metadata))
+        else:
+            feeds.append(x)
     network = keras.Model(model.inputs, model.outputs[0], name="network")
     outputs = network(feeds if len(feeds) > 1 else x)
     if crops is not None:

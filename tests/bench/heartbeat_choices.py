@@ -11,7 +11,6 @@ batches of 256, rate 4e-3, weight decay 0.03, ema 0.998; resnet1d-fast with filt
 """
 
 import argparse
-import ast
 import inspect
 import tempfile
 
@@ -28,14 +27,15 @@ def main():
     import keras
 
     from ecg_keras import build_model, fit_and_report, load_mitbih_csv
+    from ecg_keras.__main__ import _assignment
     from ecg_keras.presets import PRESETS
     from ecg_keras.splits import split
 
     preset = PRESETS["mitbih-csv"][options.preset]
     building, fitting = dict(preset["model"]), dict(preset["fit"])
-    for name, value in (option.split("=", 1) for option in options.options):
+    for name, value in map(_assignment, options.options):
         chosen = fitting if name in inspect.signature(fit_and_report).parameters else building
-        chosen[name] = ast.literal_eval(value)
+        chosen[name] = value
     train, val, _ = load_mitbih_csv(options.data)
     train, held_out = split(train, 0.1, seed=7)
     keras.utils.set_random_seed(options.seed)
