@@ -404,6 +404,7 @@ def plot_intervals(rows, *, label, ax=None):
     ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(f"{label}, 95 % interval")
+    ax.locator_params(axis="x", nbins=5)
     ax.grid(True, axis="x", color="#dde4ea", linewidth=0.7)
     return ax
 
