@@ -135,23 +135,21 @@ class Kept:
                             self._finish(trial.trial_id)
                             continue
                         self.heard[trial.trial_id] = time.monotonic()
-                        return trial
+                        return _message(trial)
                     if self.closed in ("time", "error"):
                         return self._stop(tuner_id)
                     if not self._retry_queue and (self.closed or (self.most and len(self.trials) >= self.most)):
                         self.closed = self.closed or "max_trials"
                         if self.ongoing_trials:  # its worker may die: stay to take it up
-                            return Trial(self.hyperparameters.copy(), status="IDLE")
+                            return Trial(keras_tuner.HyperParameters(), status="IDLE")
                         return self._stop(tuner_id)
                     before = copy.deepcopy(self.get_state())
                     trial = super().create_trial(tuner_id)
                     if trial.status == "STOPPED":
                         self.closed = "exhausted"
                         continue
-                    if trial.status != "RUNNING":
-                        return trial
-                    if self._prepared(trial, before):
-                        return trial
+                    if trial.status != "RUNNING" or self._prepared(trial, before):
+                        return _message(trial)
             except Exception as error:  # Keras Tuner would hold its lock for ever
                 self.error = self.error or error
                 self.closed = "error"
@@ -160,7 +158,7 @@ class Kept:
     def _stop(self, tuner_id):
         """The answer that ends a worker."""
         self.tuner_ids.discard(tuner_id)
-        return Trial(self.hyperparameters.copy(), status="STOPPED")
+        return Trial(keras_tuner.HyperParameters(), status="STOPPED")
 
     def _prepared(self, trial, before):
         """Write what the worker needs; False where the trial has a result, or does not fit the time (then no more do)."""
@@ -205,7 +203,7 @@ class Kept:
             raise KeyError(f"trial {trial_id} is not running here any more")
         self.heard[trial_id] = time.monotonic()
         self.progress[trial_id] = dict(metrics)
-        return self.trials[trial_id]
+        return _message(self.trials[trial_id])
 
     def end_trial(self, trial):
         """Take the result of a trial from its folder."""
@@ -363,6 +361,13 @@ def serve(oracle, address):
     port = server.add_insecure_port(address)
     server.start()
     return server, port
+
+
+def _message(trial):
+    """What a worker is told of a trial: all but the space, each condition of which Keras Tuner 1.4.8 prints as it sends it."""
+    parameters = keras_tuner.HyperParameters()
+    parameters.values = dict(trial.hyperparameters.values)
+    return Trial(parameters, trial.trial_id, trial.status)
 
 
 def _epochs_done(folder, start):

@@ -122,6 +122,23 @@ def test_a_silent_worker_loses_its_trial_to_another(tmp_path):
     assert late == []
 
 
+def test_trials_with_conditions_are_sent_without_a_printed_word(tmp_path, capsys):
+    space = declare("cnn1d", toy_dataset())
+    (tmp_path / "trials").mkdir()
+    oracle = make_oracle("random", space, "val_macro_f1", epochs=9, seed=0)
+    oracle.attach(space, tmp_path, epochs=9, max_trials=2, lease_s=60.0)
+    for _ in range(2):
+        trial = oracle.create_trial("own-0")
+        told = trial.from_proto(trial.to_proto())
+        assert (told.trial_id, told.status) == (trial.trial_id, "RUNNING")
+        assert told.hyperparameters.values["n_blocks"] == oracle.trials[trial.trial_id].hyperparameters.values["n_blocks"]
+        oracle.update_trial(trial.trial_id, {"epoch": 1}).to_proto()
+        write_result(tmp_path, trial)
+        oracle.end_trial(trial)
+    oracle.create_trial("own-0").to_proto()
+    assert capsys.readouterr().out == ""
+
+
 def test_the_last_trial_of_a_dead_worker_waits_for_another(tmp_path):
     oracle = an_oracle(tmp_path, max_trials=1)
     last = oracle.create_trial("far-0")

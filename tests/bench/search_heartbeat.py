@@ -1,12 +1,13 @@
 """Search on the Kaggle 'heartbeat' CSVs, then train winner and default on all rows, several seeds each.
 
-    python tests/bench/search_heartbeat.py --data DIR [--model cnn2d] [--hours 1] [--rows 12000] [--seeds 0 1 2]
+    python tests/bench/search_heartbeat.py --data DIR [--model cnn2d] [--hours 1] [--rows 20000] [--set OPTION=VALUE ...]
+    python tests/bench/search_heartbeat.py --data DIR --model cnn2d --retrain [--seeds 0 1 2]
 
-Trials train on a stratified part of the training rows (`--rows`) and are measured on the validation rows. The
-winner and the default model are then trained on all training rows for `--epochs` epochs and measured on
-the test rows (`--seeds` none to leave that out). Results in outputs/search_MODEL/: leaderboard.csv, search.html
-and result.json, with the share of wall time that went into training. Patients are mixed in these files, so
-figures are those of people already seen.
+The first command searches: trials train on a stratified part of the training rows (`--rows`) and are measured on
+a part of the validation rows. The second trains the winner and the default model on all training rows, for
+as many epochs as a full trial had, and measures them on the test rows. Results in outputs/search_MODEL/:
+leaderboard.csv, search.html and result.json, with the share of the workers' wall time that went into training.
+Patients are mixed in these files, so figures are those of people already seen.
 """
 
 import argparse
@@ -49,26 +50,12 @@ def trained(model, parts, model_options, fit_options, seeds, work):
     return found
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--model", default="cnn2d")
-    parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--rows", type=int, default=12000)
-    parser.add_argument("--val-rows", type=int, default=8000)
-    parser.add_argument("--epochs", type=int, default=9)
-    parser.add_argument("--strategy", default="hyperband")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "outputs" / "scratch")
-    options = parser.parse_args()
-
-    from ecg_keras import load_mitbih_csv
+def searched(options, train, val, work):
+    """Search for `options.hours`; returns what result.json says of it."""
+    from ecg_keras.__main__ import _assignment
     from ecg_keras.search import search
 
-    out = options.out or ROOT / "outputs" / f"search_{options.model}"
-    work = options.work / f"search_{options.model}"
-    train, val, test = load_mitbih_csv(options.data)
+    narrowed = dict(map(_assignment, options.set))
     best = search(
         part_of(train, options.rows, 0),
         part_of(val, options.val_rows, 0),
@@ -77,30 +64,67 @@ def main():
         hours=options.hours,
         strategy=options.strategy,
         epochs=options.epochs,
+        workers=options.workers,
         renew_after=20,
+        **narrowed,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("leaderboard.csv", "search.html"):
-        shutil.copy(work / name, out / name)
     ended = json.loads((work / "ended.json").read_text())
-    result = {
+    first = best.leaderboard.query("trial == '0000'")
+    return {
         "command": "python tests/bench/search_heartbeat.py " + " ".join(sys.argv[1:]),
-        "machine": f"{os.cpu_count()} cores, {len(os.sched_getaffinity(0))} used",
-        "data": f"MIT-BIH beats as CSV, {options.rows:,} of {len(train):,} training rows; patients mixed",
+        "machine": f"{os.cpu_count()} cores, {options.workers} workers",
+        "data": f"MIT-BIH beats as CSV, {options.rows:,} of {len(train):,} training rows, "
+        f"{options.val_rows:,} of {len(val):,} validation rows; patients mixed",
         "hours": options.hours,
         "trials": ended["trials"],
         "failed": ended["failed"],
         "training_share": ended["training_share"],
         "seconds": ended["seconds"],
         "best_value": best.value,
-        "default_value": next(iter(best.leaderboard.query("trial == '0000'")["value"]), None),
+        "default_value": first["value"].item() if len(first) else None,
+        "epochs": options.epochs,
         "winner": best.code(),
     }
-    if options.seeds:
-        default = {"epochs": options.epochs}
-        parts = (train, val, test)
-        for name, chosen in (("winner", (best.model_options, best.fit_options)), ("default", ({}, default))):
-            rows = trained(options.model, parts, *chosen, options.seeds, work / name)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--model", default="cnn2d")
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--rows", type=int, default=20000)
+    parser.add_argument("--val-rows", type=int, default=12000)
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--strategy", default="hyperband")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="as `ecg-keras tune --set`")
+    parser.add_argument("--retrain", action="store_true", help="train the winner and the default, instead of searching")
+    parser.add_argument("--only", choices=("winner", "default"), help="with --retrain: one of the two")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=pathlib.Path)
+    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "outputs" / "scratch")
+    options = parser.parse_args()
+
+    from ecg_keras import load_mitbih_csv
+    from ecg_keras.trials import decoded
+
+    out = options.out or ROOT / "outputs" / f"search_{options.model}"
+    work = options.work / f"search_{options.model}"
+    train, val, test = parts = load_mitbih_csv(options.data)
+    out.mkdir(parents=True, exist_ok=True)
+    if not options.retrain:
+        result = searched(options, train, val, work)
+        for name in ("leaderboard.csv", "search.html"):
+            shutil.copy(work / name, out / name)
+    else:
+        result = json.loads((out / "result.json").read_text())
+        ended = json.loads((work / "ended.json").read_text())
+        chosen = {
+            "winner": (decoded(ended["model_options"]), ended["fit_options"]),
+            "default": ({}, {"epochs": result["epochs"]}),
+        }
+        for name in [options.only] if options.only else chosen:
+            rows = trained(options.model, parts, *chosen[name], options.seeds, work / name)
             scores = [row["macro_f1"] for row in rows]
             spread = statistics.stdev(scores) if len(scores) > 1 else None
             result[name] = {"test_macro_f1": statistics.mean(scores), "sd": spread, "runs": rows}
