@@ -41,11 +41,12 @@ def search_page(found, tried, objective, space, job):
     done = [(result, values) for result, values in tried if result["status"] == "completed"]
     failed = [result for result, _ in tried if result["status"] != "completed"]
     label = objective.removeprefix("val_").replace("_", "-").replace("macro-f1", "macro-F1").replace("auc", "AUC")
+    default = default_result(tried, space)
     pairs = [
         ("model", found.model),
         ("trials finished", f"{len(tried)}, of which {len(failed)} failed"),
         (f"best validation {label}", decimal(found.value, 4)),
-        ("default (first trial)", decimal(tried[0][0]["value"], 4) if tried else "-"),
+        ("default", f"{decimal(default['value'], 4)} after {default['epochs_run']} of {job['epochs']} epochs" if default else "-"),
         ("training time", f"{sum(result.get('fit_seconds') or 0 for result, _ in tried) / 3600:.2f} h"),
         ("epochs of a full training", job["epochs"]),
         ("state", {"running": "running", "time": "its time was over"}.get(found.ended, found.ended)),
@@ -71,6 +72,17 @@ def search_page(found, tried, objective, space, job):
         sections.append(("failed", "Failed", bullets(f"{reason} ({count})" for reason, count in reasons.items())))
     sections.append(("space", "Space", table(["setting", "tried"], list(space.describe().items()), numbers_from=2)))
     return page(f"Search: {found.model}", sections, lead=lead)
+
+
+def default_result(tried, space):
+    """The result of the default model that was trained longest, None where none has ended well."""
+    defaults = space.defaults()
+    found = [
+        result
+        for result, values in tried
+        if result["status"] == "completed" and all(value == defaults[name] for name, value in values.items())
+    ]
+    return max(found, key=lambda result: result["epochs_run"], default=None)
 
 
 def _trials(found, n):

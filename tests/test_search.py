@@ -16,6 +16,7 @@ from conftest import toy_dataset
 
 from ecg_keras import build_model, search, trials
 from ecg_keras.dataset import Balance, Scaler
+from ecg_keras.search_page import default_result
 from ecg_keras.spaces import declare
 from ecg_keras.spectrograms import to_spectrograms
 from ecg_keras.storage import write_json
@@ -261,6 +262,16 @@ def test_a_failed_trial_is_a_result_with_its_reason(tmp_path):
     result = trials.run_trial(tmp_path / "0000", job, toy_dataset(30), toy_dataset(30, seed=1))
     assert result["status"] == "failed" and result["reason"].startswith("ValueError: learning_rate must be above 0")
     assert json.loads((tmp_path / "0000" / "result.json").read_text())["reason"] == result["reason"]
+
+
+def test_the_page_names_the_default_that_was_trained_longest():
+    space = declare("cnn1d", toy_dataset(), filters=(4,))
+    default, other = space.defaults(), space.defaults() | {"dropout": 0.55}
+    row = lambda value, epochs: {"status": "completed", "value": value, "epochs_run": epochs}  # noqa: E731
+    failed = {"status": "failed", "value": None}
+    tried = [(row(0.9, 9), other), (row(0.5, 1), default), (row(0.4, 3), default), (failed, default)]
+    assert default_result(tried, space)["value"] == 0.4
+    assert default_result(tried[:1], space) is None
 
 
 def test_data_sets_come_back_from_their_file_as_they_were(tmp_path):

@@ -4,10 +4,11 @@
     python tests/bench/search_heartbeat.py --data DIR --model cnn2d --retrain [--seeds 0 1 2]
 
 The first command searches: trials train on a stratified part of the training rows (`--rows`) and are measured on
-a part of the validation rows. The second trains the winner and the default model on all training rows, for
-as many epochs as a full trial had, and measures them on the test rows. Results in outputs/search_MODEL/:
-leaderboard.csv, search.html and result.json, with the share of the workers' wall time that went into training.
-Patients are mixed in these files, so figures are those of people already seen.
+a part of the validation rows. The second reads result.json, trains the winner and the family's default on all
+training rows, both for the epochs that `fit_and_report` takes by default, and measures them on the test rows; seeds
+that are there already are not trained again. Results in outputs/search_MODEL/: leaderboard.csv, search.html
+and result.json, with the share of the workers' wall time that went into training. Patients are mixed in
+these files, so figures are those of people already seen.
 """
 
 import argparse
@@ -32,22 +33,29 @@ def part_of(train, rows, seed):
     return train[np.sort(kept)]
 
 
-def trained(model, parts, model_options, fit_options, seeds, work):
-    """Test figures of one setting, a dict per seed."""
+def trained(model, parts, model_options, fit_options, seed, work):
+    """Figures of one setting and seed, as a dict."""
     import keras
 
     from ecg_keras import build_model, fit_and_report
 
-    found = []
-    for seed in seeds:
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(seed)
-        network = build_model(model, like=parts[0], **model_options)
-        report = fit_and_report(network, *parts, out_dir=work / f"seed{seed}", seed=seed, **fit_options)
-        row = {"seed": seed, **{name: report["test"][name] for name in ("accuracy", "macro_f1", "macro_auc")}}
-        found.append(row | {"val_macro_f1": report["val"]["macro_f1"], "fit_seconds": report["seconds"]["fit"]})
-        print(row, flush=True)
-    return found
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    network = build_model(model, like=parts[0], **model_options)
+    report = fit_and_report(network, *parts, out_dir=work / f"seed{seed}", seed=seed, **fit_options)
+    row = {"seed": seed, **{name: report["test"][name] for name in ("accuracy", "macro_f1", "macro_auc")}}
+    row |= {"val_macro_f1": report["val"]["macro_f1"], "fit_seconds": report["seconds"]["fit"]}
+    print(row, flush=True)
+    return row | {"cores": len(os.sched_getaffinity(0)), "parameters": int(network.count_params())}
+
+
+def keep(file, name, rows):
+    """Add the runs of a setting to result.json, with mean and deviation."""
+    result = json.loads(file.read_text())
+    scores = [row["macro_f1"] for row in rows]
+    spread = statistics.stdev(scores) if len(scores) > 1 else None
+    result[name] = {"test_macro_f1": statistics.mean(scores), "sd": spread, "runs": rows}
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def searched(options, train, val, work):
@@ -69,7 +77,6 @@ def searched(options, train, val, work):
         **narrowed,
     )
     ended = json.loads((work / "ended.json").read_text())
-    first = best.leaderboard.query("trial == '0000'")
     return {
         "command": "python tests/bench/search_heartbeat.py " + " ".join(sys.argv[1:]),
         "machine": f"{os.cpu_count()} cores, {options.workers} workers",
@@ -81,9 +88,10 @@ def searched(options, train, val, work):
         "training_share": ended["training_share"],
         "seconds": ended["seconds"],
         "best_value": best.value,
-        "default_value": first["value"].item() if len(first) else None,
         "epochs": options.epochs,
-        "winner": best.code(),
+        "code": best.code(),
+        "model_options": ended["model_options"],
+        "fit_options": ended["fit_options"],
     }
 
 
@@ -118,16 +126,16 @@ def main():
             shutil.copy(work / name, out / name)
     else:
         result = json.loads((out / "result.json").read_text())
-        ended = json.loads((work / "ended.json").read_text())
-        chosen = {
-            "winner": (decoded(ended["model_options"]), ended["fit_options"]),
-            "default": ({}, {"epochs": result["epochs"]}),
-        }
+        chosen = {"winner": (decoded(result["model_options"]), result["fit_options"]), "default": ({}, {})}
         for name in [options.only] if options.only else chosen:
-            rows = trained(options.model, parts, *chosen[name], options.seeds, work / name)
-            scores = [row["macro_f1"] for row in rows]
-            spread = statistics.stdev(scores) if len(scores) > 1 else None
-            result[name] = {"test_macro_f1": statistics.mean(scores), "sd": spread, "runs": rows}
+            model_options, fit_options = chosen[name]
+            fit_options = {key: value for key, value in fit_options.items() if key != "epochs"}
+            rows = result.get(name, {}).get("runs", [])
+            for seed in sorted({*options.seeds} - {row["seed"] for row in rows}):
+                row = trained(options.model, parts, model_options, fit_options, seed, work / name)
+                rows = sorted([*rows, row], key=lambda row: row["seed"])
+                keep(out / "result.json", name, rows)
+        return
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
