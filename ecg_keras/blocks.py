@@ -122,9 +122,11 @@ def transformer_block(x, *, heads=4, expansion=2, dropout=0.1):
 
 
 def pooled(x, how="mean"):
-    """Mark `x` as the branch's feature map and pool it over time (and frequency): its mean, or mean and maximum."""
-    check_option("pooling", how, ("mean", "mean+max"))
+    """Mark `x` as the branch's feature map and make one vector of it: its mean, mean and maximum, or every position."""
+    check_option("pooling", how, ("mean", "mean+max", "flatten"))
     x = layers.Activation("linear", name="features")(x)
+    if how == "flatten":
+        return layers.Flatten(name="embedding")(x)
     two = len(x.shape) == 4
     mean = layers.GlobalAveragePooling2D if two else layers.GlobalAveragePooling1D
     if how == "mean":

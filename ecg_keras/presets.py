@@ -20,6 +20,7 @@ _BEATS = {
     "heartbeat-fft_transformer": {"model": {"name": "fft_transformer"}, "fit": {**_BEAT_FIT, "epochs": 5, "learning_rate": 1e-3}},
     "heartbeat-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-5}},
     "heartbeat-beat_forest": {"model": {"name": "beat_forest", "trees": 20}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
+    "heartbeat-cnn2d": {"model": {"name": "cnn2d"}, "fit": {}},
     "heartbeat-vgg2d": {"model": {"name": "vgg2d"}, "fit": {**_BEAT_FIT, "epochs": 3}},
     "heartbeat-resnet2d": {"model": {"name": "resnet2d"}, "fit": {**_BEAT_FIT, "epochs": 3}},
     "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_BEAT_FIT, "epochs": 3}},

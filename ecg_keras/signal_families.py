@@ -92,8 +92,9 @@ def resnet1d(
         Step of the first convolution; ``fs / 100`` rounded by default.
     block_dropout, dropout : float
         Dropout inside the blocks and before the output.
-    pooling : {"mean+max", "mean"}
-        How the last feature map becomes one vector.
+    pooling : {"mean+max", "mean", "flatten"}
+        How the last feature map becomes one vector. "flatten" keeps the places, for short windows around a beat:
+        weights grow with the length.
     dense_units : sequence of int
         Dense layers before the output.
 

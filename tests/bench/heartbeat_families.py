@@ -18,6 +18,7 @@ FAMILIES = (
     "fft_transformer",
     "minirocket",
     "beat_forest",
+    "cnn2d",
     "vgg2d",
     "resnet2d",
     "scalogram_cnn",
