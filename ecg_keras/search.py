@@ -67,7 +67,8 @@ def search(
     max_trials : int, optional
         Trials in all, those of earlier calls included. Random and Bayesian search need it or `hours`.
     strategy : {"hyperband", "bayesian", "random"}
-        How options are proposed. Hyperband trains many a little and goes on with the best third.
+        How options are proposed. Hyperband trains many a little and goes on with the best third; every
+        second new trial is drawn near the best so far.
     epochs : int, default 9
         Of a full training. With Hyperband trials end after a ninth, a third or all of it.
     workers : int, default 0

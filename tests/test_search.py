@@ -31,11 +31,11 @@ SMALL = {"model": "cnn1d", "filters": (4,), "dense_units": (), "batch_size": 32,
 # The oracle alone: trials without training
 
 
-def an_oracle(folder, strategy="random", *, epochs=9, max_trials=None, fits=None, lease_s=60.0):
+def an_oracle(folder, strategy="random", *, epochs=9, max_trials=None, fits=None, lease_s=60.0, endless=False):
     """An oracle over a small space, bound to a folder."""
     space = declare("cnn1d", toy_dataset(), filters=(4, 8))
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    oracle = make_oracle(strategy, space, "val_macro_f1", epochs=epochs, seed=0)
+    oracle = make_oracle(strategy, space, "val_macro_f1", epochs=epochs, seed=0, endless=endless)
     return oracle.attach(space, folder, epochs=epochs, max_trials=max_trials, lease_s=lease_s, fits=fits)
 
 
@@ -91,6 +91,28 @@ def test_hyperband_promotes_the_best_third_and_ends(tmp_path):
     stages = [(values["tuner/initial_epoch"], values["tuner/epochs"]) for values in finished.values()]
     assert stages.count((0, 1)) == 9 and stages.count((1, 3)) == 3 and stages.count((3, 9)) >= 1
     assert all(finished[v["tuner/trial_id"]]["learning_rate"] == v["learning_rate"] for v in finished.values() if v["tuner/initial_epoch"])
+
+
+def test_hyperband_draws_every_second_trial_near_one_of_the_best(tmp_path):
+    oracle = an_oracle(tmp_path, "hyperband", max_trials=100, endless=True)
+    own = lambda values: {name: value for name, value in values.items() if not name.startswith("tuner/")}  # noqa: E731
+    near, far, shifts = 0, 0, []
+    for _ in range(100):
+        best = []
+        for result in sorted(oracle.results.values(), key=lambda result: -result["value"]):
+            best += [own(result["values"])] if own(result["values"]) not in best else []
+        trial = oracle.create_trial("own-0")
+        values = own(trial.hyperparameters.values)
+        if trial.hyperparameters.values["tuner/initial_epoch"] == 0 and best:
+            distance = lambda other: sum(values[name] != other[name] for name in values)  # noqa: E731
+            parent = min(best[:3], key=distance)
+            near, far = near + (distance(parent) <= 3), far + (distance(parent) > 3)
+            if distance(parent) <= 3 and values["learning_rate"] != parent["learning_rate"]:
+                shifts.append(abs(np.log(values["learning_rate"] / parent["learning_rate"])))
+        write_result(tmp_path, trial)
+        oracle.end_trial(trial)
+    assert near + far > 40 and 0.3 < near / (near + far) < 0.7
+    assert np.median(shifts) < np.log(0.01 / 0.0003) / 4  # a random draw is a third of the range away on average
 
 
 @pytest.mark.parametrize("torn", [["oracle.json"], ["oracle.json", "oracle.previous.json"]])
