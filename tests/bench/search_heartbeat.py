@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import statistics
 import sys
@@ -78,10 +79,10 @@ def searched(options, train, val, work):
     )
     ended = json.loads((work / "ended.json").read_text())
     return {
-        "command": "python tests/bench/search_heartbeat.py " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "tests/bench/search_heartbeat.py", *sys.argv[1:]]).replace(options.data, "DIR"),
         "machine": f"{os.cpu_count()} cores, {options.workers} workers",
         "data": f"MIT-BIH beats as CSV, {options.rows:,} of {len(train):,} training rows, "
-        f"{options.val_rows:,} of {len(val):,} validation rows; patients mixed",
+        f"{min(options.val_rows, len(val)):,} of {len(val):,} validation rows; patients mixed",
         "hours": options.hours,
         "trials": ended["trials"],
         "failed": ended["failed"],
