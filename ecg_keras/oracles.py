@@ -340,8 +340,7 @@ class HyperbandOracle(Kept, keras_tuner.oracles.HyperbandOracle):
 
     def _near(self, values, rng):
         """Values with one to three entries drawn anew; entries that become active are drawn at random."""
-        names = list(values)
-        changed = rng.choice(names, min(len(names), rng.integers(1, 4)), replace=False)
+        changed = rng.choice(list(values), min(len(values), rng.integers(1, 4)), replace=False)
         near = keras_tuner.HyperParameters()
         for parameter in self.hyperparameters.space:
             near.merge([parameter])

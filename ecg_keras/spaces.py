@@ -150,7 +150,7 @@ class Space:
         >>> model_options["filters"], model_options["dense_units"], fit_options["batch_size"]
         ((32, 64, 96, 160), (), 64)
         """
-        values = {name: _rounded(values[name]) for name in self.entries if name in values} | self.fixed
+        values = {name: _rounded(values[name], entry) for name, entry in self.entries.items() if name in values} | self.fixed
         if "n_blocks" in values:
             values["filters"] = tuple(values[f"filters_{i + 1}"] for i in range(int(values.pop("n_blocks"))))
         values = {name: value for name, value in values.items() if not name.startswith("filters_")}
@@ -183,7 +183,7 @@ class Space:
         for name, entry in self.entries.items():
             if name in values:
                 coded = _coded(entry)
-                found[name] = dict(zip(coded, entry.values))[values[name]] if coded else _rounded(values[name])
+                found[name] = dict(zip(coded, entry.values))[values[name]] if coded else _rounded(values[name], entry)
         return found
 
 
@@ -351,6 +351,9 @@ def _register(parameters, name, entry):
         )
 
 
-def _rounded(value):
-    """Floats to ten digits: steps of 0.05 add up to 0.15000000000000002."""
-    return float(f"{value:.10g}") if isinstance(value, float) else value
+def _rounded(value, entry):
+    """Three digits of what has no steps, to be read and typed; ten of the rest: steps of 0.05 add up to 0.15000000000000002."""
+    if not isinstance(value, float):
+        return value
+    continuous = isinstance(entry, Range) and not entry.step
+    return min(max(float(f"{value:.3g}"), entry.low), entry.high) if continuous else float(f"{value:.10g}")

@@ -38,6 +38,14 @@ def test_values_of_keras_tuner_build_a_model(toy):
     assert build_model("cnn2d", like=toy, **model_options).output_shape == (None, 3)
 
 
+def test_what_is_pasted_has_three_digits_and_stays_in_its_range(toy):
+    space = declare("cnn1d", toy, learning_rate=Range(0.00123456, 0.01, log=True))
+    values = {"learning_rate": 0.009999999965, "weight_decay": 0.0008077074352, "dropout": 0.1 + 0.05}
+    for found in (space.decoded(values), space.options(values)[0] | space.options(values)[1]):
+        assert (found["learning_rate"], found["weight_decay"], found["dropout"]) == (0.01, 0.000808, 0.15)
+    assert space.decoded({"learning_rate": 0.00123456})["learning_rate"] == 0.00123456
+
+
 def test_filters_of_a_block_that_is_not_built_are_inactive(toy):
     space = declare("cnn1d", toy, n_blocks=[2, 3])
     parameters = space.hyperparameters()
