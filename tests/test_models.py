@@ -179,6 +179,15 @@ def test_the_last_feature_map_of_a_family_is_named(beats):
         assert any("features" in [layer.name for layer in part.layers] for part in models), name
 
 
+def test_a_flattened_map_keeps_its_places(beats):
+    pooled, flat = (build_model("resnet1d", like=beats, filters=(4, 8), pooling=how) for how in ("mean", "flatten"))
+    length, channels = pooled.get_layer("features").output.shape[1:]
+    assert pooled.get_layer("probabilities").kernel.shape[0] == channels == 8
+    assert flat.get_layer("probabilities").kernel.shape[0] == length * channels
+    with pytest.raises(ValueError, match="flatten"):
+        build_model("resnet1d", like=beats, pooling="flat")
+
+
 def test_hybrid_starts_from_models_trained_alone(beats):
     alone = build_model("resnet1d", like=beats, filters=(8, 16), stem_filters=8, dropout=0.0)
     images = build_model("vgg2d", like=beats, filters=(8,), dense_units=())
