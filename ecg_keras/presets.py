@@ -8,23 +8,31 @@ A preset is a dict of keywords: "load" of the loader, "model" of `build_model` (
 
 _BEAT_FIT = {"batch_size": 256, "learning_rate": 4e-3}
 _BEATS = {
-    "heartbeat-cnn1d": {"model": {"name": "cnn1d"}, "fit": {**_BEAT_FIT, "epochs": 5}},
+    "heartbeat-cnn1d": {"model": {"name": "cnn1d"}, "fit": {**_BEAT_FIT, "epochs": 12}},
     "heartbeat-resnet1d": {
-        "model": {"name": "resnet1d", "stem_strides": 3, "filters": (48, 96, 128, 192)},
-        "fit": {**_BEAT_FIT, "epochs": 20, "weight_decay": 0.03, "ema": 0.998, "majority_share": 1.0},
+        "model": {
+            "name": "resnet1d",
+            "filters": (64, 128, 96, 96),
+            "kernel_size": 3,
+            "blocks": 2,
+            "stem_kernel": 7,
+            "dense_units": (64,),
+            "dropout": 0.0,
+        },
+        "fit": {"epochs": 12, "batch_size": 64, "learning_rate": 0.01, "weight_decay": 8e-4, "label_smoothing": 0.08},
     },
     "heartbeat-resnet1d-fast": {
         "model": {"name": "resnet1d", "stem_strides": 3, "filters": (32, 64, 96), "kernel_size": 5},
         "fit": {**_BEAT_FIT, "epochs": 9, "learning_rate": 6e-3, "label_smoothing": 0.05, "majority_share": 0.4},
     },
-    "heartbeat-fft_transformer": {"model": {"name": "fft_transformer"}, "fit": {**_BEAT_FIT, "epochs": 5, "learning_rate": 1e-3}},
+    "heartbeat-fft_transformer": {"model": {"name": "fft_transformer"}, "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3}},
     "heartbeat-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-5}},
     "heartbeat-beat_forest": {"model": {"name": "beat_forest", "trees": 20}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
     "heartbeat-cnn2d": {"model": {"name": "cnn2d"}, "fit": {}},
-    "heartbeat-vgg2d": {"model": {"name": "vgg2d"}, "fit": {**_BEAT_FIT, "epochs": 3}},
-    "heartbeat-resnet2d": {"model": {"name": "resnet2d"}, "fit": {**_BEAT_FIT, "epochs": 3}},
-    "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_BEAT_FIT, "epochs": 3}},
-    "heartbeat-multimodal": {"model": {"name": "multimodal"}, "fit": {**_BEAT_FIT, "epochs": 4, "learning_rate": 1e-3}},
+    "heartbeat-vgg2d": {"model": {"name": "vgg2d"}, "fit": {**_BEAT_FIT, "epochs": 8}},
+    "heartbeat-resnet2d": {"model": {"name": "resnet2d"}, "fit": {**_BEAT_FIT, "epochs": 8}},
+    "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_BEAT_FIT, "epochs": 8}},
+    "heartbeat-multimodal": {"model": {"name": "multimodal"}, "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3}},
     "heartbeat-hybrid": {
         "model": {
             "name": "hybrid",
