@@ -125,20 +125,19 @@ def main():
         result = searched(options, train, val, work)
         for name in ("leaderboard.csv", "search.html"):
             shutil.copy(work / name, out / name)
-    else:
-        result = json.loads((out / "result.json").read_text())
-        chosen = {"winner": (decoded(result["model_options"]), result["fit_options"]), "default": ({}, {})}
-        for name in [options.only] if options.only else chosen:
-            model_options, fit_options = chosen[name]
-            fit_options = {key: value for key, value in fit_options.items() if key != "epochs"}
-            rows = result.get(name, {}).get("runs", [])
-            for seed in sorted({*options.seeds} - {row["seed"] for row in rows}):
-                row = trained(options.model, parts, model_options, fit_options, seed, work / name)
-                rows = sorted([*rows, row], key=lambda row: row["seed"])
-                keep(out / "result.json", name, rows)
+        (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(result, indent=1))
         return
-    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    result = json.loads((out / "result.json").read_text())
+    chosen = {"winner": (decoded(result["model_options"]), result["fit_options"]), "default": ({}, {})}
+    for name in [options.only] if options.only else chosen:
+        model_options, fit_options = chosen[name]
+        fit_options = {key: value for key, value in fit_options.items() if key != "epochs"}
+        rows = result.get(name, {}).get("runs", [])
+        for seed in sorted({*options.seeds} - {row["seed"] for row in rows}):
+            row = trained(options.model, parts, model_options, fit_options, seed, work / name)
+            rows = sorted([*rows, row], key=lambda row: row["seed"])
+            keep(out / "result.json", name, rows)
 
 
 if __name__ == "__main__":
