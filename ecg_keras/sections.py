@@ -293,8 +293,8 @@ def _plain(value):
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value) or "none"
-    return value
+        return ", ".join(str(_plain(item)) for item in value) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _short(value):

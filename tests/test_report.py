@@ -44,7 +44,7 @@ def numbers_of(train, val, test, probabilities, **more):
         "peak_rss_mb": 100.0,
         "epochs_run": 3,
         "best_epoch": 2,
-        "settings": {"epochs": 3, "augment": []},
+        "settings": {"epochs": 3, "majority_share": 0.4162194693665467, "augment": []},
         "command": "ecg-keras train <toy> & more",
         "val": measure(val, probabilities["val"]),
         "test": measure(test, probabilities["test"]),
@@ -167,6 +167,7 @@ def test_a_visitor_reads_the_majority_beside_the_accuracy(signals_run):
     assert re.search(rf"{accuracy}\s+test accuracy.*?{majority}\s+always the largest class", text, re.DOTALL)
     assert "Toy <rows>." in text and "ecg-keras train <toy> & more" in text
     assert "AAMI report" in text and "Each recording" in text and "Explanations" in text
+    assert re.search(r"majority share\s+0\.4162\s", text)
 
 
 def test_synthetic_data_are_announced_and_measured_ones_are_not(signals_run, multi_label_run):
