@@ -5,8 +5,9 @@ Conventions
 Tensors are (batch, samples, channels) for signals and (batch, freqs, frames,
 channels) for images. Every function takes a tensor and returns one. The last
 feature map of a branch, before it is pooled, passes through a layer named
-``features`` (Grad-CAM looks for that name), and what is pooled from it comes out
-of one named ``embedding`` (`hybrid` takes branches off there).
+``features`` (Grad-CAM looks for that name), what is pooled from it comes out of one
+named ``embedding``, and the classifying layer is ``probabilities`` (`hybrid` takes
+branches off before it).
 """
 
 import keras

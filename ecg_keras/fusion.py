@@ -113,7 +113,7 @@ def hybrid(
         seconds: in training one from a random start, else the average over stretches that overlap by half.
     trained : dict of keras.Model or path, optional
         Branch name to a model trained alone on the same signals (or its model.keras), of any
-        options or family: the branch becomes a copy of it, weights included, up to its layer ``embedding``.
+        options or family: the branch becomes a copy of it, weights included, up to what its classifier takes.
     freeze : bool, default False
         Keep trained branches as they are, and train only the rest. "minirocket" and "forest" are always kept.
     fusion : {"concatenate", "mean"}
@@ -208,25 +208,32 @@ def _over_crops(branch, signal, name):
 
 
 def _branch(name, model, shape, *, copy):
-    """A model cut at its layer "embedding" and renamed, as a copy of its own where it was trained."""
+    """A model up to what its classifier takes, renamed, as a copy of its own where it was trained."""
     if [tensor.name for tensor in model.inputs] != ["signal"] or model.input_shape[1:] != shape:
         found = ", ".join(f"{tensor.name} {tuple(tensor.shape[1:])}" for tensor in model.inputs)
         raise ValueError(
             f"branch {name!r} needs a model with the one input signal {tuple(shape)}, got {found}; "
             "train it on the same signals, with the image layer inside; one of crops needs its crop_s in options."
         )
-    try:
-        embedding = model.get_layer("embedding").output
-    except ValueError:
-        raise ValueError(
-            f"branch {name!r}: the model {model.name!r} has no layer 'embedding'; give one that build_model made."
-        ) from None
-    branch = keras.Model(model.inputs[0], embedding, name=name)
+    branch = keras.Model(model.inputs[0], _before_classifier(model, name), name=name)
     if copy:
         twin = keras.models.clone_model(branch)
         twin.set_weights(branch.get_weights())
         branch = keras.Model(twin.inputs[0], twin.outputs[0], name=name)
     return branch
+
+
+def _before_classifier(model, name):
+    """The vector that a model classifies, before dropout, for which the fusion has its own."""
+    try:
+        x = model.get_layer("probabilities").input
+    except ValueError:
+        raise ValueError(
+            f"branch {name!r}: the model {model.name!r} has no layer 'probabilities'; give one that build_model made."
+        ) from None
+    while isinstance(operation := x._keras_history.operation, layers.Dropout):
+        x = operation.input
+    return x
 
 
 def _logits(embedding, like, name, whole, dropout, fixed):
@@ -235,10 +242,10 @@ def _logits(embedding, like, name, whole, dropout, fixed):
     if whole is None:
         return dense(layers.Dropout(dropout)(embedding) if dropout else embedding)
     head = whole.get_layer("probabilities")
-    if head.kernel.shape != (embedding.shape[-1], len(like.classes)):
+    if head.kernel.shape[-1] != len(like.classes):
         raise ValueError(
-            f"branch {name!r}: fusion='mean' needs a trained model whose classifier follows its embedding directly "
-            f"and knows {len(like.classes)} classes; build it with dense_units=()."
+            f"branch {name!r}: fusion='mean' needs a trained model of the same {len(like.classes)} classes, got one of "
+            f"{head.kernel.shape[-1]}; train it on the same data, or join with fusion='concatenate'."
         )
     outputs = dense(layers.Dropout(dropout)(embedding) if dropout and not fixed else embedding)
     dense.set_weights(head.get_weights())

@@ -190,7 +190,7 @@ def test_a_flattened_map_keeps_its_places(beats):
 
 def test_hybrid_starts_from_models_trained_alone(beats):
     alone = build_model("resnet1d", like=beats, filters=(8, 16), stem_filters=8, dropout=0.0)
-    images = build_model("vgg2d", like=beats, filters=(8,), dense_units=())
+    images = build_model("vgg2d", like=beats, filters=(8,), dense_units=(6,))
     for model in (alone, images):
         for weight in model.weights:
             weight.assign(np.random.default_rng(0).uniform(0.02, 0.06, weight.shape))
@@ -225,6 +225,9 @@ def test_hybrid_freezes_trained_branches(beats):
 def test_hybrid_refuses_what_does_not_fit(beats, records):
     with pytest.raises(ValueError, match="branch 'time' needs a model with the one input signal .187, 1., got signal .1000, 12."):
         build_model("hybrid", like=beats, branches=("time",), trained={"time": build_model("resnet1d", like=records)})
+    two = build_model("resnet1d", like=beats.replace(y=beats.y % 2, classes="NV"), **SMALL["resnet1d"])
+    with pytest.raises(ValueError, match="a trained model of the same 3 classes, got one of 2"):
+        build_model("hybrid", like=beats, branches=("time",), trained={"time": two}, fusion="mean")
     with pytest.raises(ValueError, match="branch='tame' is not known"):
         build_model("hybrid", like=beats, branches=("tame",))
     with pytest.raises(ValueError, match="at least one of time"):
