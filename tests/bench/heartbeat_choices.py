@@ -8,6 +8,7 @@ file is not looked at. outputs/heartbeat_choices.csv has what was tried so, at t
 over validation and held-out rows together, and over the held-out rows alone. Its rows change these settings (all
 with label smoothing 0.02): resnet1d with filters (32, 64, 96, 128), stem_strides 3, the default majority_share,
 batches of 256, rate 4e-3, weight decay 0.03, ema 0.998; resnet1d-fast with filters (32, 64, 96), kernel 5, rate 6e-3.
+The last two are today's heartbeat-resnet1d, which search_heartbeat.py found, at its best epoch as printed here.
 """
 
 import argparse
