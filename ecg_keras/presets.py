@@ -36,9 +36,9 @@ _BEATS = {
     "heartbeat-hybrid": {
         "model": {
             "name": "hybrid",
-            "branches": ("time", "spectrum", "scalogram", "minirocket"),
+            "branches": ("time", "spectrogram", "scalogram"),
             "fusion": "mean",
-            "weights": {"time": 6},  # by the validation rows
+            "weights": {"time": 4},  # by the validation rows
         },
         "fit": {**_BEAT_FIT, "epochs": 1, "learning_rate": 1e-4},
     },
@@ -62,6 +62,7 @@ _PTBXL = {
             "branches": ("time", "minirocket", "forest"),
             "fusion": "mean",
             "options": {"time": _PTBXL_TIME},
+            "weights": {"forest": 3},  # by folds 7 and 8, trained on 1-6
             "dropout": 0.5,
         },
         "fit": {**_PTBXL_FIT, "epochs": 30},
