@@ -222,11 +222,11 @@ def _pictures(runs, rows, order):
         if histories:
             axes = plots.plot_runs(histories, key, label=label)
             pictures[f"compare_{key}"] = (plots.png(axes), f"{label[0].upper()}{label[1:]} over the epochs.")
-    known = [(r["run"], r["fit_seconds"], r["macro_f1"], r["parameters"] or 0) for r in rows]
+    known = [(r["run"], r["fit_seconds"], r[order[0]], r["parameters"] or 0) for r in rows]
     known = [point for point in known if point[1] is not None and point[2] is not None]
     if len(known) > 1:
-        axes = plots.plot_cost(known, label="test macro-F1")
-        pictures["compare_cost"] = (plots.png(axes), "Test macro-F1 over training time.")
+        axes = plots.plot_cost(known, label=f"test {_LABELS[order[0]]}")
+        pictures["compare_cost"] = (plots.png(axes), f"Test {_LABELS[order[0]]} over training time.")
     return pictures
 
 

@@ -462,15 +462,15 @@ def plot_cost(rows, *, label, ax=None):
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, height=3.4)
+    ax = _axes(ax, height=4.2)
     most = max(n for *_, n in rows) or 1
-    for name, seconds, value, n in rows:
-        ax.scatter(seconds, value, s=25 + 250 * n / most, color=_PALE, edgecolor=_INK)
-        ax.annotate(name, (seconds, value), (6, 6), textcoords="offset points", fontsize=9)
+    for _, seconds, value, n in rows:
+        ax.scatter(seconds, value, s=25 + 250 * n / most, color=_PALE, edgecolor=_INK, zorder=2.5)
     ax.margins(0.15)
     ax.set_xlabel("training time (s), area: parameters")
     ax.set_ylabel(label)
     ax.grid(True, color="#dde4ea", linewidth=0.7)
+    _name_points(ax, [row[:3] for row in rows])
     return ax
 
 
@@ -483,6 +483,21 @@ def _axes(ax, *, width=5.4, height):
 
     with matplotlib.rc_context(_STYLE):
         return Figure(figsize=(width, height), layout="constrained").add_subplot()
+
+
+def _name_points(ax, points, *, size=9):
+    """Write a name beside each point, from below upwards, higher and with a line to its point where another is in the way."""
+    ax.figure.draw_without_rendering()  # the layout decides where points come to lie
+    taken = []
+    for name, x, y in sorted(points, key=lambda point: point[2]):
+        px, py = ax.transData.transform((x, y)) * 72 / ax.figure.dpi
+        left, right, up = px + 6, px + 6 + 0.62 * size * len(name), 6.0
+        for other_left, other_right, bottom in sorted(taken, key=lambda box: box[2]):
+            if left < other_right and other_left < right and abs(py + up - bottom) < 1.2 * size:
+                up = bottom - py + 1.2 * size
+        taken.append((left, right, py + up))
+        line = {"arrowstyle": "-", "color": _PALE, "linewidth": 0.8, "shrinkB": 4} if up > 6 else None
+        ax.annotate(name, (x, y), (6, up), textcoords="offset points", fontsize=size, arrowprops=line)
 
 
 def _title(ax, title):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from conftest import toy_dataset
+from matplotlib.text import Text
 
 from ecg_keras import plots
 from ecg_keras.grids import SpectrogramGrid
@@ -78,3 +79,12 @@ def test_drawing_leaves_no_open_figure_and_uses_the_axes_given():
     _, ax = plt.subplots()
     assert plots.plot_roc(*probabilities(), "NSV", ax=ax) is ax
     plt.close("all")
+
+
+def test_names_of_runs_that_cost_the_same_do_not_hide_each_other():
+    rows = [(name, 60 + i, 0.9, 1000) for i, name in enumerate(("one_run", "another", "a_third"))]
+    axes = plots.plot_cost([*rows, ("apart", 600, 0.8, 1000)], label="figure")
+    axes.figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to their points
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
