@@ -173,12 +173,17 @@ def _preset(options):
     known = PRESETS.get(options.source, {})
     if options.preset == "none":
         return {}
+    given = {_assignment(text)[0] for text in options.set}
     if options.preset is not None:
         from ecg_keras._checks import check_option
 
-        return known[check_option("preset", options.preset, (*known, "none"))]
+        preset = known[check_option("preset", options.preset, (*known, "none"))]
+        for key in preset.get("needs", ()):
+            if key not in given:
+                raise ValueError(f"--preset {options.preset} goes on from models that are trained already; give them with --set {key}=...")
+        return preset
     for name in (options.model, f"ptbxl-{options.model}", f"heartbeat-{options.model}"):
-        if name in known:
+        if name in known and given.issuperset(known[name].get("needs", ())):
             print(f"with the settings of --preset {name} (--preset none for the plain defaults)")
             return known[name]
     return {}

@@ -3,7 +3,9 @@
 Conventions
 -----------
 A preset is a dict of keywords: "load" of the loader, "model" of `build_model` (name included), "fit" of `fit_and_report`.
-``ecg-keras train --preset NAME`` uses one, and so does ``--model NAME`` where the source has one of that model.
+Options of `build_model` that only the caller has, as models trained before, are named under "needs".
+``ecg-keras train --preset NAME`` uses one, and so does ``--model NAME`` where the source has one of that model and
+nothing it needs is missing.
 """
 
 _BEAT_FIT = {"batch_size": 256, "learning_rate": 4e-3}
@@ -34,6 +36,7 @@ _BEATS = {
     "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_BEAT_FIT, "epochs": 8}},
     "heartbeat-multimodal": {"model": {"name": "multimodal"}, "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3}},
     "heartbeat-hybrid": {
+        "needs": ("trained",),
         "model": {
             "name": "hybrid",
             "branches": ("time", "spectrogram", "scalogram"),
@@ -78,6 +81,7 @@ _PTBXL = {
     "ptbxl-scalogram_cnn": {"model": {"name": "scalogram_cnn", "crop_s": _CROP_S, "dropout": 0.5}, "fit": _PTBXL_FIT},
     "ptbxl-multimodal": {"model": {"name": "multimodal", "crop_s": _CROP_S}, "fit": {**_PTBXL_FIT, "learning_rate": 1e-3}},
     "ptbxl-hybrid": {
+        "needs": ("trained",),
         "model": {
             "name": "hybrid",
             "branches": ("time", "spectrum", "spectrogram", "scalogram", "minirocket", "forest", "metadata"),

@@ -76,3 +76,13 @@ def test_a_model_brings_its_own_settings_unless_told_otherwise(tmp_path, capsys)
     assert "--preset" not in capsys.readouterr().out
     assert main([*words, "--preset", "rythm"]) == 2
     assert "'rhythm'" in capsys.readouterr().err
+
+
+def test_settings_for_branches_trained_before_are_not_used_without_them(tmp_path, capsys):
+    words = ["train", "--source", "mitbih-csv", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*words, "--preset", "heartbeat-hybrid"]) == 2
+    assert "trained already; give them with --set trained=" in capsys.readouterr().err
+    assert main([*words, "--model", "hybrid"]) == 2  # no data in tmp_path
+    assert "--preset" not in capsys.readouterr().out
+    assert main([*words, "--model", "hybrid", "--set", "trained={'time': 'time.keras'}"]) == 2
+    assert "--preset heartbeat-hybrid" in capsys.readouterr().out
