@@ -64,7 +64,7 @@ _PTBXL = {
             "name": "hybrid",
             "branches": ("time", "minirocket", "forest"),
             "fusion": "mean",
-            "options": {"time": _PTBXL_TIME},
+            "options": {"time": _PTBXL_TIME, "forest": {"boosted": 400}},
             "weights": {"forest": 3},  # by cross-validation over folds 1-8
             "dropout": 0.5,
         },

@@ -85,6 +85,7 @@ FAMILIES = {
     },
     "beat_forest": {
         "trees": Choice((50, 100, 200)),
+        "boosted": Choice((0, 200, 400)),
         "max_features": Range(0.1, 1.0, step=0.1),
         "min_leaf": Range(1, 8, step=1),
     },

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 _RATE_HZ = 100.0  # of the average beat, about
-_SURE = 1e-3  # shares of trees stay this far from 0 and 1 before their log-odds are taken
+SURE = 1e-3  # shares of trees stay this far from 0 and 1 before their log-odds are taken
 _APART_S = 0.25  # two R peaks
 _QRS_S = 0.08
 _REST_S = (-0.20, -0.12)  # before R: the PR segment
@@ -19,7 +19,7 @@ _NODE = {"feature": "int32", "threshold": "float32", "left": "int32", "right": "
 
 @keras.saving.register_keras_serializable("ecg_keras")
 class Trees(keras.layers.Layer):
-    """Log-odds of the share of trees for each class.
+    """What decision trees say of each class: the log-odds of their mean share, or the sum of boosted ones.
 
     Parameters
     ----------
@@ -27,8 +27,10 @@ class Trees(keras.layers.Layer):
         Classes, and trees for each.
     nodes, depth : int
         Most nodes of a tree, and the longest way from a root to a leaf.
+    boosted : bool, default False
+        Trees add to the log-odds, instead of having a share each.
 
-    Input shape: (batch, values). Output shape: (batch, classes), within the log-odds of 0.001 and 0.999.
+    Input shape: (batch, values). Output shape: (batch, classes), shares within the log-odds of 0.001 and 0.999.
 
     Examples
     --------
@@ -42,9 +44,10 @@ class Trees(keras.layers.Layer):
     [-6.9, -6.9, 6.9, 6.9]
     """
 
-    def __init__(self, classes, trees, nodes, depth, **kwargs):
+    def __init__(self, classes, trees, nodes, depth, boosted=False, **kwargs):
         super().__init__(**{**kwargs, "trainable": False})
         self.classes, self.trees, self.nodes, self.depth = int(classes), int(trees), int(nodes), int(depth)
+        self.boosted = bool(boosted)
 
     def build(self, input_shape):
         size = self.classes * self.trees * self.nodes
@@ -53,7 +56,7 @@ class Trees(keras.layers.Layer):
             setattr(self, name, weight)
 
     def plant(self, forests):
-        """Take over trees: per class a list of (scikit-learn's `Tree`, share of the class at each of its nodes)."""
+        """Take over trees: per class a list of (scikit-learn's `Tree`, what it says at each of its nodes)."""
         arrays = {name: np.zeros((self.classes * self.trees, self.nodes), dtype) for name, dtype in _NODE.items()}
         for number, (tree, share) in enumerate(pair for forest in forests for pair in forest):
             leaf, own = tree.children_left < 0, np.arange(tree.node_count)
@@ -88,12 +91,14 @@ class Trees(keras.layers.Layer):
             seen = ops.take_along_axis(values, ops.take(self.feature, node), axis=1)
             node = ops.where(seen <= ops.take(self.threshold, node), ops.take(self.left, node), ops.take(self.right, node))
         shares = ops.reshape(ops.take(self.share, node), (-1, self.classes, self.trees))
-        p = ops.clip(ops.mean(shares, axis=2), _SURE, 1 - _SURE)
+        if self.boosted:
+            return ops.sum(shares, axis=2)
+        p = ops.clip(ops.mean(shares, axis=2), SURE, 1 - SURE)
         return ops.log(p) - ops.log(1 - p)
 
     def get_config(self):
         sizes = {"classes": self.classes, "trees": self.trees, "nodes": self.nodes, "depth": self.depth}
-        return {**super().get_config(), **sizes}
+        return {**super().get_config(), **sizes, "boosted": self.boosted}
 
 
 @keras.saving.register_keras_serializable("ecg_keras")

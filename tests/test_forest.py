@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import toy_dataset
-from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier
 
 from ecg_keras import build_model
 from ecg_keras.crops import Crops, MeanOfCrops, crop_starts
+from ecg_keras.forest import _BOOSTING, _boosted, _sizes
 from ecg_keras.serving import predict
 from ecg_keras.trees import _NODE, AverageBeat, Trees
 
@@ -33,9 +34,24 @@ def test_trees_say_what_scikit_learn_says():
     np.testing.assert_allclose(numpy(layer(fresh)), np.log(p / (1 - p)), atol=1e-4)
 
 
+def test_boosted_trees_say_what_scikit_learn_says():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 6)).astype(np.float32), rng.integers(0, 2, (300, 2))
+    y[:, 1] = 0  # a class that no row has
+    grown = [_boosted(x, column, 9, _BOOSTING, 5) for column in y.T]
+    layer = Trees(*_sizes(grown), boosted=True)
+    fresh = rng.normal(size=(50, 6)).astype(np.float32)
+    layer(fresh)
+    layer.plant(grown)
+    forest = GradientBoostingClassifier(n_estimators=9, random_state=5, **_BOOSTING).fit(x, y[:, 0])
+    said = numpy(layer(fresh))
+    np.testing.assert_allclose(said[:, 0], forest.decision_function(fresh), atol=1e-5)
+    np.testing.assert_allclose(said[:, 1], np.log(0.001 / 0.999), atol=1e-4)
+
+
 def test_trees_are_saved_by_name(tmp_path, monkeypatch):
     beats = toy_dataset(30)
-    model = build_model("beat_forest", like=beats, trees=3)
+    model = build_model("beat_forest", like=beats, trees=3, boosted=2)
     before = predict(model, beats)
     model.save(tmp_path / "model.keras")
     monkeypatch.setattr("ecg_keras.trees._NODE", dict(reversed(_NODE.items())))  # as if the order had changed since
@@ -82,19 +98,25 @@ def test_signals_too_short_for_an_average_are_refused():
         AverageBeat(100.0)(np.zeros((1, 100, 1), np.float32))
 
 
+@pytest.mark.parametrize("options", [{"trees": 30}, {"trees": 30, "boosted": 30}, {"trees": 0, "boosted": 30}])
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_a_forest_tells_the_classes_apart_as_it_is_built(multi_label):
+def test_a_forest_tells_the_classes_apart_as_it_is_built(multi_label, options):
     train, test = (toy_dataset(90, multi_label=multi_label, seed=seed) for seed in (0, 1))
-    p = predict(build_model("beat_forest", like=train, trees=30), test)
+    p = predict(build_model("beat_forest", like=train, **options), test)
     true = test.y.argmax(axis=1) if multi_label else test.y
     assert (p.argmax(axis=1) == true).mean() > 0.8
+
+
+def test_a_forest_without_trees_is_refused():
+    with pytest.raises(ValueError, match="trees of one kind or both, got trees=0 and boosted=0"):
+        build_model("beat_forest", like=toy_dataset(30), trees=0)
 
 
 def test_a_class_without_rows_is_never_said():
     ds = toy_dataset(30, multi_label=True)
     y = ds.y.copy()
     y[:, 2] = 0
-    assert predict(build_model("beat_forest", like=ds.replace(y=y), trees=3), ds)[:, 2].max() < 0.01
+    assert predict(build_model("beat_forest", like=ds.replace(y=y), trees=3, boosted=3), ds)[:, 2].max() < 0.01
 
 
 def test_a_branch_of_crops_says_the_mean_over_them():
