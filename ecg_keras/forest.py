@@ -64,12 +64,13 @@ def beat_forest(like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25,
     features = in_batches(compiled(keras.Model(inputs, values)), like.x, values.shape[1:], _BATCH)
     targets = like.y if like.multi_label else np.eye(len(like.classes), dtype=int)[like.y]
     says = []
-    for name, grow, n in (("randomised", _randomised, trees), ("boosted", _boosted, boosted)):
+    randomised = {"max_features": max_features, "min_samples_leaf": min_leaf}
+    for grow, n, options in ((_randomised, trees, randomised), (_boosted, boosted, _BOOSTING)):
         if not n:
             continue
-        options = {"max_features": max_features, "min_samples_leaf": min_leaf} if grow is _randomised else _BOOSTING
         grown = [grow(features, column.astype(int), n, options, _state(seed, i)) for i, column in enumerate(targets.T)]
-        layer = Trees(*_sizes(grown), boosted=grow is _boosted, name=name if trees and boosted else "embedding", dtype="float32")
+        name = grow.__name__.strip("_") if trees and boosted else "embedding"
+        layer = Trees(*_sizes(grown), boosted=grow is _boosted, name=name, dtype="float32")
         says.append(layer(values))
         layer.plant(grown)
     embedding = keras.layers.Average(name="embedding", dtype="float32")(says) if len(says) > 1 else says[0]
@@ -95,19 +96,24 @@ def _randomised(features, wanted, trees, options, state):
 
 
 def _boosted(features, wanted, trees, options, state):
-    """The boosted trees of one class, each with what it adds to the log-odds at its nodes; the first holds the prior too."""
+    """The boosted trees of one class, each with what it adds to the log-odds at its nodes; the first holds the share of rows too."""
     from sklearn.ensemble import GradientBoostingClassifier
 
-    prior = np.clip(wanted.mean(), SURE, 1 - SURE)
-    if wanted.min() == wanted.max():  # nothing to tell apart
+    share = wanted.mean()
+    if share in (0, 1):  # nothing to tell apart
         from sklearn.tree import DecisionTreeRegressor
 
         stump = DecisionTreeRegressor().fit(features[:1], [0.0]).tree_
-        return [(stump, np.array([np.log(prior / (1 - prior)) / trees]))] * trees
+        return [(stump, np.array([_log_odds(np.clip(share, SURE, 1 - SURE)) / trees]))] * trees
     forest = GradientBoostingClassifier(n_estimators=trees, random_state=state, **options).fit(features, wanted)
     grown = [(tree.tree_, options["learning_rate"] * tree.tree_.value[:, 0, 0]) for tree in forest.estimators_[:, 0]]
-    grown[0] = grown[0][0], grown[0][1] + np.log(prior / (1 - prior))
+    grown[0] = grown[0][0], grown[0][1] + _log_odds(share)
     return grown
+
+
+def _log_odds(share):
+    """Of a share between 0 and 1."""
+    return np.log(share / (1 - share))
 
 
 def _sizes(grown):

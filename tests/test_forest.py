@@ -49,6 +49,17 @@ def test_boosted_trees_say_what_scikit_learn_says():
     np.testing.assert_allclose(said[:, 1], np.log(0.001 / 0.999), atol=1e-4)
 
 
+def test_boosted_trees_start_from_the_share_of_a_class_however_rare():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(3000, 2)).astype(np.float32), np.arange(3000) < 1
+    grown = [_boosted(x, y.astype(int), 2, _BOOSTING, 5)]
+    layer = Trees(*_sizes(grown), boosted=True)
+    layer(x)
+    layer.plant(grown)
+    forest = GradientBoostingClassifier(n_estimators=2, random_state=5, **_BOOSTING).fit(x, y)
+    np.testing.assert_allclose(numpy(layer(x))[:, 0], forest.decision_function(x), atol=1e-4)
+
+
 def test_trees_are_saved_by_name(tmp_path, monkeypatch):
     beats = toy_dataset(30)
     model = build_model("beat_forest", like=beats, trees=3, boosted=2)
