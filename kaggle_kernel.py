@@ -13,16 +13,22 @@ import zipfile
 from functools import partial
 from importlib import metadata, util
 
-DATA = os.environ.get("ECG_KERAS_DATA")  # folder of the CSV files; by default looked for among the inputs
+DATA = os.environ.get(
+    "ECG_KERAS_DATA"
+)  # folder of the CSV files; by default looked for among the inputs
 OUT = os.environ.get("ECG_KERAS_OUT", "outputs/mitbih")
 MODEL = os.environ.get("ECG_KERAS_MODEL", "cnn2d")
 EPOCHS = os.environ.get("ECG_KERAS_EPOCHS")  # by default what the package was measured with
 BALANCE = os.environ.get("ECG_KERAS_BALANCE") or None  # smote, smote-tomek, class_weight or sampler
 SEED = int(os.environ.get("ECG_KERAS_SEED", "0"))
-SEARCH_HOURS = float(os.environ.get("ECG_KERAS_SEARCH_HOURS", "0"))  # above 0: search for a better model first
+SEARCH_HOURS = float(
+    os.environ.get("ECG_KERAS_SEARCH_HOURS", "0")
+)  # above 0: search for a better model first
 EXPLAIN = os.environ.get("ECG_KERAS_EXPLAIN", "1") == "1"  # pictures of what decided, in the report
 INPUTS = pathlib.Path(os.environ.get("ECG_KERAS_INPUTS", "/kaggle/input"))
-PACKAGE = os.environ.get("ECG_KERAS_PACKAGE", "ecg_keras")  # what pip installs: a name or a git address
+PACKAGE = os.environ.get(
+    "ECG_KERAS_PACKAGE", "ecg_keras"
+)  # what pip installs: a name or a git address
 
 
 def find_package():
@@ -35,16 +41,31 @@ def find_package():
     elif sources := sorted(INPUTS.rglob("ecg_keras/__init__.py")):
         sys.path.insert(0, str(sources[0].parents[1]))
     else:
-        there = {f"{dist.name}=={dist.version}\n" for dist in metadata.distributions() if dist.name and dist.version}
+        there = {
+            f"{dist.name}=={dist.version}\n"
+            for dist in metadata.distributions()
+            if dist.name and dist.version
+        }
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as frozen:
             frozen.write("".join(sorted(there)))
             frozen.flush()
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", frozen.name, PACKAGE]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--constraint",
+                frozen.name,
+                PACKAGE,
+            ]
             subprocess.run(command, check=True)
 
 
 def main():
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # leave GPU memory to a search's workers
+    os.environ.setdefault(
+        "TF_FORCE_GPU_ALLOW_GROWTH", "true"
+    )  # leave GPU memory to a search's workers
     find_package()
     import keras
     from ecg_keras import build_model, fit_and_report, load_mitbih_csv, to_spectrograms
@@ -53,20 +74,34 @@ def main():
     data = DATA or (INPUTS if any(INPUTS.rglob("mitbih_*.csv*")) else None)
     load = partial(load_mitbih_csv, data) if data else load_demo
     parts = train, val, test = load(balance=BALANCE, seed=SEED)
-    note = "SYNTHETIC beats, not measured: the figures say nothing about patients. " if train.synthetic else ""
+    note = (
+        "SYNTHETIC beats, not measured: the figures say nothing about patients. "
+        if train.synthetic
+        else ""
+    )
     print(note + train.summary(), flush=True)
     model_options, fit_options = {}, {"seed": SEED} | ({"epochs": int(EPOCHS)} if EPOCHS else {})
     if SEARCH_HOURS:
         from ecg_keras.search import search
 
-        best = search(train, val, model=MODEL, out_dir=f"{OUT}/search", hours=SEARCH_HOURS, seed=SEED, previous=INPUTS)
+        best = search(
+            train,
+            val,
+            model=MODEL,
+            out_dir=f"{OUT}/search",
+            hours=SEARCH_HOURS,
+            seed=SEED,
+            previous=INPUTS,
+        )
         model_options, fit_options = best.model_options, fit_options | best.fit_options
     elif MODEL == "cnn2d":  # images made once; the other families take signals
         parts = tuple(to_spectrograms(part) for part in parts)
     keras.utils.set_random_seed(SEED)
     beats, (train, val, test) = test, parts  # pictures of what decided are drawn on the beats
     model = build_model(MODEL, like=train, **model_options)
-    report = fit_and_report(model, train, val, test, out_dir=OUT, explain=beats if EXPLAIN else False, **fit_options)
+    report = fit_and_report(
+        model, train, val, test, out_dir=OUT, explain=beats if EXPLAIN else False, **fit_options
+    )
     figures = report["test"]
     print(
         f"{note}Test accuracy {100 * figures['accuracy']:.2f} % (always the largest class: "

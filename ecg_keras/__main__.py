@@ -20,7 +20,9 @@ def main(arguments=None):
     """Run one command; returns 0, or 2 after a mistake of the user's, told in a line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # a terminal is for the run's own words
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1:
-        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")  # with one, Keras's fit can wait for itself for ever
+        os.environ.setdefault(
+            "TF_NUM_INTEROP_THREADS", "2"
+        )  # with one, Keras's fit can wait for itself for ever
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -75,7 +77,11 @@ def evaluate(options):
 
     test = _unseen(options, load_served(options.model)[1]["preparation"] or {})
     print(test.summary())
-    print(evaluate_and_report(options.model, test, out_dir=options.out, explain=options.explain).summary())
+    print(
+        evaluate_and_report(
+            options.model, test, out_dir=options.out, explain=options.explain
+        ).summary()
+    )
 
 
 def explain(options):
@@ -86,7 +92,9 @@ def explain(options):
     model, card = load_served(options.model)
     ds = _unseen(options, card["preparation"] or {})
     methods = tuple(options.methods.split(","))
-    explain_rows(model, ds, rows=options.rows, methods=methods, target=options.target, out_dir=options.out)
+    explain_rows(
+        model, ds, rows=options.rows, methods=methods, target=options.target, out_dir=options.out
+    )
     print(os.path.join(options.out, "explanations.html"))
 
 
@@ -96,13 +104,24 @@ def tune(options):
 
     load = _function(*LOADERS[options.source])
     loading = {"balance": options.balance} if options.balance else {}
-    loading |= {key: getattr(options, key) for key in ("split", "folds", "seed") if getattr(options, key) is not None}
+    loading |= {
+        key: getattr(options, key)
+        for key in ("split", "folds", "seed")
+        if getattr(options, key) is not None
+    }
     parts = load(**_data(options), **loading)
-    keywords = {"model": options.model, "out_dir": options.out, "strategy": options.strategy, "fresh": options.fresh}
+    keywords = {
+        "model": options.model,
+        "out_dir": options.out,
+        "strategy": options.strategy,
+        "fresh": options.fresh,
+    }
     for key in ("hours", "max_trials", "epochs", "workers", "seed"):
         if getattr(options, key) is not None:
             keywords[key] = getattr(options, key)
-    best = search(parts[0], parts[1], test=parts[2], **keywords, **dict(map(_assignment, options.set)))
+    best = search(
+        parts[0], parts[1], test=parts[2], **keywords, **dict(map(_assignment, options.set))
+    )
     print(best.leaderboard.head(10).to_string(index=False))
 
 
@@ -180,7 +199,9 @@ def _preset(options):
         preset = known[check_option("preset", options.preset, (*known, "none"))]
         for key in preset.get("needs", ()):
             if key not in given:
-                raise ValueError(f"--preset {options.preset} goes on from models that are trained already; give them with --set {key}=...")
+                raise ValueError(
+                    f"--preset {options.preset} goes on from models that are trained already; give them with --set {key}=..."
+                )
         return preset
     for name in (options.model, f"ptbxl-{options.model}", f"heartbeat-{options.model}"):
         if name in known and given.issuperset(known[name].get("needs", ())):
@@ -220,25 +241,40 @@ def _place(key, name, load, models, loading, fitting, modelling):
             if parameter.kind is parameter.KEYWORD_ONLY
         }
     )
-    raise ValueError(f"--set {key}: neither the loader, nor {name}, nor fit_and_report has it; they have {', '.join(keywords)}.")
+    raise ValueError(
+        f"--set {key}: neither the loader, nor {name}, nor fit_and_report has it; they have {', '.join(keywords)}."
+    )
 
 
 def _parser():
     """Every command and its options."""
-    parser = argparse.ArgumentParser(prog="ecg-keras", description="ECG classification in Keras, honestly measured.")
+    parser = argparse.ArgumentParser(
+        prog="ecg-keras", description="ECG classification in Keras, honestly measured."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function, name=None):
-        part = commands.add_parser(name or function.__name__, help=function.__doc__, description=function.__doc__)
+        part = commands.add_parser(
+            name or function.__name__, help=function.__doc__, description=function.__doc__
+        )
         part.set_defaults(run=function)
         return part
 
     def sourced(part, *, whole):
         part.add_argument("--source", required=True, choices=LOADERS, help="which data set")
-        part.add_argument("--data", metavar="DIR", help="its folder (mitbih-csv looks in ECG_KERAS_DATA and on Kaggle too)")
-        part.add_argument("--folds", help="PTB-XL: train/val/test, as in 1-8/9/10" if whole else "PTB-XL: as in 10 or 9-10")
+        part.add_argument(
+            "--data",
+            metavar="DIR",
+            help="its folder (mitbih-csv looks in ECG_KERAS_DATA and on Kaggle too)",
+        )
+        part.add_argument(
+            "--folds",
+            help="PTB-XL: train/val/test, as in 1-8/9/10" if whole else "PTB-XL: as in 10 or 9-10",
+        )
         if whole:
-            part.add_argument("--split", help="mitdb: ds1-ds2, patient, kfold ...; mitbih-csv: files or patient")
+            part.add_argument(
+                "--split", help="mitdb: ds1-ds2, patient, kfold ...; mitbih-csv: files or patient"
+            )
             part.add_argument("--balance", help="smote, smote-tomek, class_weight or sampler")
             part.add_argument("--seed", type=int)
         else:
@@ -247,10 +283,21 @@ def _parser():
     part = command(train)
     sourced(part, whole=True)
     part.add_argument("--model", help="a model family (default cnn2d, or the preset's)")
-    part.add_argument("--preset", help="ready settings, as in signal-to-image for mitdb; by default the model's own; or none")
-    part.add_argument("--out", required=True, metavar="DIR", help="folder for the report and the model")
+    part.add_argument(
+        "--preset",
+        help="ready settings, as in signal-to-image for mitdb; by default the model's own; or none",
+    )
+    part.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for the report and the model"
+    )
     part.add_argument("--epochs", type=int)
-    part.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="any keyword of loader, model or fit")
+    part.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="any keyword of loader, model or fit",
+    )
     part.add_argument("--explain", action="store_true", help="add pictures of what decided")
 
     part = command(evaluate)
@@ -265,7 +312,11 @@ def _parser():
     part.add_argument("--out", required=True, metavar="DIR")
     part.add_argument("--methods", default="gradcam,shap,lime")
     part.add_argument("--target", default="predicted", help="predicted, true or a class")
-    part.add_argument("--rows", type=lambda text: [int(row) for row in text.split(",")], help="row numbers, as in 0,17")
+    part.add_argument(
+        "--rows",
+        type=lambda text: [int(row) for row in text.split(",")],
+        help="row numbers, as in 0,17",
+    )
 
     part = command(tune)
     sourced(part, whole=True)
@@ -273,11 +324,21 @@ def _parser():
     part.add_argument("--out", default="outputs/search", metavar="DIR")
     part.add_argument("--hours", type=float)
     part.add_argument("--max-trials", type=int)
-    part.add_argument("--strategy", default="hyperband", choices=("hyperband", "bayesian", "random"))
+    part.add_argument(
+        "--strategy", default="hyperband", choices=("hyperband", "bayesian", "random")
+    )
     part.add_argument("--epochs", type=int)
     part.add_argument("--workers", type=int)
-    part.add_argument("--fresh", action="store_true", help="start anew; an older search is moved aside")
-    part.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="fix or narrow part of the space")
+    part.add_argument(
+        "--fresh", action="store_true", help="start anew; an older search is moved aside"
+    )
+    part.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="fix or narrow part of the space",
+    )
 
     part = command(compare)
     part.add_argument("runs", nargs="+", metavar="RUN")
@@ -291,7 +352,13 @@ def _parser():
     part = command(download)
     part.add_argument("name", choices=("mitbih-csv", "mitdb", "ptbxl"))
     part.add_argument("directory", metavar="DIR")
-    part.add_argument("--sampling-rate", type=int, default=100, choices=(100, 500), help="ptbxl: which version, in Hz")
+    part.add_argument(
+        "--sampling-rate",
+        type=int,
+        default=100,
+        choices=(100, 500),
+        help="ptbxl: which version, in Hz",
+    )
 
     part = command(make_mitbih_csv, "make-mitbih-csv")
     part.add_argument("records_dir", metavar="RECORDS_DIR")
@@ -299,7 +366,11 @@ def _parser():
 
     part = command(bundle)
     part.add_argument("out", metavar="OUT")
-    part.add_argument("--username", default="INSERT_YOUR_USERNAME", help="your name on Kaggle, for kernel-metadata.json")
+    part.add_argument(
+        "--username",
+        default="INSERT_YOUR_USERNAME",
+        help="your name on Kaggle, for kernel-metadata.json",
+    )
     return parser
 
 

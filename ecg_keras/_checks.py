@@ -45,7 +45,9 @@ def check_signals(name, signals):
     if signals.ndim == 2:
         signals = signals[:, :, None]
     if signals.ndim != 3:
-        raise ValueError(f"{name} must have shape (n, samples) or (n, samples, leads), got {signals.shape}.")
+        raise ValueError(
+            f"{name} must have shape (n, samples) or (n, samples, leads), got {signals.shape}."
+        )
     return check_finite(name, signals.astype(np.float32, copy=False))
 
 
@@ -70,7 +72,9 @@ def require(module, extra):
     except ImportError as error:
         if error.name != module.split(".")[0]:
             raise
-        raise ImportError(f"{error.name} is needed here; install it with: pip install 'ecg_keras[{extra}]'") from None
+        raise ImportError(
+            f"{error.name} is needed here; install it with: pip install 'ecg_keras[{extra}]'"
+        ) from None
 
 
 def check_signal_shape(layer, shape):

@@ -20,7 +20,9 @@ class Attribution:
     method: str
     view: np.ndarray  # (n, ...) on what the network sees, summed over an image's channels
     signal: np.ndarray | None  # (n, samples, leads); None of spectra whose signals are not known
-    quality: dict = field(default_factory=dict)  # figures of the method itself: additivity, fit, resolution
+    quality: dict = field(
+        default_factory=dict
+    )  # figures of the method itself: additivity, fit, resolution
 
     @property
     def image(self):
@@ -55,7 +57,9 @@ def to_samples(image, times_s, fs, n_samples):
     """
     frames = image.sum(axis=1)
     at = np.arange(n_samples) / fs
-    share = np.stack([np.interp(at, times_s, unit) for unit in np.eye(len(times_s))])  # (frames, samples)
+    share = np.stack(
+        [np.interp(at, times_s, unit) for unit in np.eye(len(times_s))]
+    )  # (frames, samples)
     return frames @ (share / np.maximum(share.sum(axis=1, keepdims=True), 1e-12))
 
 

@@ -19,7 +19,9 @@ from ecg_keras.attributed import attributed, to_samples
 from ecg_keras.cam import gradcam
 from ecg_keras.parts import Cells, balanced_rows, replacement
 
-_PARTS_SHAP = 48  # stretches of time SHAP divides a row into; of an image, patches: about five times as many
+_PARTS_SHAP = (
+    48  # stretches of time SHAP divides a row into; of an image, patches: about five times as many
+)
 _PARTS_LIME = 24
 
 
@@ -58,7 +60,11 @@ def shap(probe, targets, *, background=None, parts=_PARTS_SHAP, max_evals=500, s
     """
     package = require("shap", "explain")
     targets = np.asarray(targets)
-    background = probe.x[balanced_rows(probe.y, 8, seed=seed)] if background is None else np.asarray(background, np.float32)
+    background = (
+        probe.x[balanced_rows(probe.y, 8, seed=seed)]
+        if background is None
+        else np.asarray(background, np.float32)
+    )
     cells = Cells(probe, parts)
     current = {}
 
@@ -67,18 +73,28 @@ def shap(probe, targets, *, background=None, parts=_PARTS_SHAP, max_evals=500, s
         return (np.where(cells.where(mask), x, background),)
 
     def score(rows):
-        metadata = None if probe.metadata is None else np.repeat(current["metadata"], len(rows), axis=0)
+        metadata = (
+            None if probe.metadata is None else np.repeat(current["metadata"], len(rows), axis=0)
+        )
         return probe.log_odds(rows, metadata)[:, current["target"]]
 
     explainer = package.PartitionExplainer(score, _Masker(masked, cells, len(background)))
     values, gaps = np.zeros((len(probe), cells.n)), []
     for i in range(len(probe)):
-        current = {"target": targets[i], "metadata": None if probe.metadata is None else probe.metadata[i : i + 1]}
+        current = {
+            "target": targets[i],
+            "metadata": None if probe.metadata is None else probe.metadata[i : i + 1],
+        }
         found = explainer(probe.x[i : i + 1], max_evals=max_evals, batch_size=64, silent=True)
         values[i] = np.reshape(found.values[0], -1)
         base, own = score(background).mean(), score(probe.x[i : i + 1])[0]
         gaps.append(abs(values[i].sum() - (own - base)) / max(abs(own - base), 1e-6))
-    quality = {"additivity": np.array(gaps), "parts": cells.n, "background": len(background), "cells": values}
+    quality = {
+        "additivity": np.array(gaps),
+        "parts": cells.n,
+        "background": len(background),
+        "cells": values,
+    }
     return _from_cells("shap", probe, cells, values, quality)
 
 
@@ -139,7 +155,11 @@ def lime(probe, targets, *, background=None, parts=_PARTS_LIME, n_draws=None, se
         masks = rng.random((n_draws, cells.n)) < 0.5
         masks[0] = True
         rows = np.where(cells.where(masks), probe.x[i], fill)
-        metadata = None if probe.metadata is None else np.repeat(probe.metadata[i : i + 1], n_draws, axis=0)
+        metadata = (
+            None
+            if probe.metadata is None
+            else np.repeat(probe.metadata[i : i + 1], n_draws, axis=0)
+        )
         scores = probe.log_odds(rows.astype(np.float32), metadata)[:, targets[i]]
         distance = 1 - np.sqrt(masks.mean(axis=1))  # cosine distance of 0/1 rows to all ones
         weights = np.exp(-((distance / 0.25) ** 2))
@@ -179,17 +199,23 @@ def branch_shares(probe, targets, *, background=None, seed=0):
     tensors = fused.input if isinstance(fused.input, (list, tuple)) else [fused.input]
     if len(tensors) < 2 or probe.length is not None:
         return None
-    names = [tensor._keras_history.operation.name.removesuffix("_logits").removesuffix("_branch") for tensor in tensors]
+    names = [
+        tensor._keras_history.operation.name.removesuffix("_logits").removesuffix("_branch")
+        for tensor in tensors
+    ]
     vectors = keras.Model(probe.network.inputs, list(tensors))
     other = probe[balanced_rows(probe.y, 16, seed=seed)] if background is None else background
     own, base = (
-        [keras.ops.convert_to_numpy(v) for v in vectors.predict_on_batch(p.feed(p.x, p.metadata))] for p in (probe, other)
+        [keras.ops.convert_to_numpy(v) for v in vectors.predict_on_batch(p.feed(p.x, p.metadata))]
+        for p in (probe, other)
     )
     head = probe.headed(list(tensors), probe.network.outputs[0])
     targets, n, m = np.asarray(targets), len(probe), len(other)
     worth = {}
     for kept in itertools.product((False, True), repeat=len(names)):
-        feeds = [np.repeat(a, m, axis=0) if k else np.tile(b, (n, 1)) for k, a, b in zip(kept, own, base)]
+        feeds = [
+            np.repeat(a, m, axis=0) if k else np.tile(b, (n, 1)) for k, a, b in zip(kept, own, base)
+        ]
         scores = head(feeds)[np.arange(n * m), np.repeat(targets, m)]
         worth[kept] = scores.reshape(n, m).mean(axis=1)
     return dict(zip(names, _shapley(worth, len(names))))
@@ -219,7 +245,11 @@ def _from_cells(method, probe, cells, values, quality):
     elif probe.is_spectra:
         signal = None
     else:
-        signal = view if view.ndim == 3 else np.repeat(view[:, :, None], len(probe.leads), axis=2) / len(probe.leads)
+        signal = (
+            view
+            if view.ndim == 3
+            else np.repeat(view[:, :, None], len(probe.leads), axis=2) / len(probe.leads)
+        )
         view = signal
     return attributed(method, probe, view, signal, quality)
 

@@ -56,10 +56,14 @@ def balance_train(train, method, *, caps=None, seed=0):
     check_option("balance", method, METHODS)
     if method is None:
         if caps:
-            raise ValueError("caps limit what balancing makes; choose a balance method, or leave caps out.")
+            raise ValueError(
+                "caps limit what balancing makes; choose a balance method, or leave caps out."
+            )
         return train
     if train.multi_label:
-        raise ValueError(f"balance={method!r} needs one class per row; this data set is multi-label.")
+        raise ValueError(
+            f"balance={method!r} needs one class per row; this data set is multi-label."
+        )
     if train.balance is not None:
         raise ValueError(f"train is balanced by {train.balance.method!r} already.")
     caps = {str(name): int(most) for name, most in (caps or {}).items()}
@@ -81,7 +85,10 @@ def balance_train(train, method, *, caps=None, seed=0):
         records=_names(train.records, kept),
         balance=mark,
         seconds=seconds,
-        notes=(*train.notes, f"The train part holds rows made by {method}; validation and test rows are as measured."),
+        notes=(
+            *train.notes,
+            f"The train part holds rows made by {method}; validation and test rows are as measured.",
+        ),
     )
 
 
@@ -101,21 +108,32 @@ def _smote(train, caps, seed, *, tomek):
     for label, name in enumerate(train.classes):
         mine = rows[train.y[rows] == label]
         if len(mine) > caps.get(name, len(mine)):
-            rows = np.setdiff1d(rows, rng.choice(mine, len(mine) - caps[name], replace=False), assume_unique=True)
+            rows = np.setdiff1d(
+                rows, rng.choice(mine, len(mine) - caps[name], replace=False), assume_unique=True
+            )
     flat = train.x[rows].reshape(len(rows), -1)
     width = flat.shape[1]
     if train.metadata is not None:
         flat = np.concatenate([flat, train.metadata[rows]], axis=1)
     counts = np.bincount(train.y[rows], minlength=len(train.classes))
-    goals = {label: min(counts.max(), caps.get(train.classes[label], counts.max())) for label in np.flatnonzero(counts)}
-    few = [f"{train.classes[label]} ({counts[label]})" for label, goal in goals.items() if counts[label] < min(goal, 6)]
+    goals = {
+        label: min(counts.max(), caps.get(train.classes[label], counts.max()))
+        for label in np.flatnonzero(counts)
+    }
+    few = [
+        f"{train.classes[label]} ({counts[label]})"
+        for label, goal in goals.items()
+        if counts[label] < min(goal, 6)
+    ]
     if few:
         raise ValueError(
             f"SMOTE needs at least 6 rows of a class to find 5 neighbours, too few of {', '.join(few)}; "
             "use balance='class_weight' or 'sampler'."
         )
     flat, y = SMOTE(sampling_strategy=goals, random_state=seed).fit_resample(flat, train.y[rows])
-    kept = np.concatenate([rows, np.full(len(y) - len(rows), -1)])  # imbalanced-learn puts the measured rows first
+    kept = np.concatenate(
+        [rows, np.full(len(y) - len(rows), -1)]
+    )  # imbalanced-learn puts the measured rows first
     if tomek:
         links = TomekLinks(sampling_strategy="all", n_jobs=-1)
         flat, y = links.fit_resample(flat, y)

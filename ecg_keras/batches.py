@@ -67,15 +67,23 @@ class TrainBatches(keras.utils.PyDataset):
     ):
         super().__init__(workers=1)
         if augment and train.grid is not None:
-            raise ValueError("augment changes signals, and train holds images or spectra; give the model raw signals.")
+            raise ValueError(
+                "augment changes signals, and train holds images or spectra; give the model raw signals."
+            )
         if crop_samples is not None and crop_samples > train.x.shape[1]:
-            raise ValueError(f"crop_samples={crop_samples} is longer than the signals ({train.x.shape[1]} samples).")
+            raise ValueError(
+                f"crop_samples={crop_samples} is longer than the signals ({train.x.shape[1]} samples)."
+            )
         self.arrays = train.inputs(inputs)
-        self.targets = train.y if train.multi_label else np.eye(len(train.classes), dtype=np.float32)[train.y]
+        self.targets = (
+            train.y if train.multi_label else np.eye(len(train.classes), dtype=np.float32)[train.y]
+        )
         self.majority = _majority(train, majority_share, seed)
         self.weights = _row_weights(train, class_weight_power, majority_share)
         self.neighbours = Neighbours(train) if sampler else None
-        self.n_majority = max(1, round(majority_share * len(self.majority))) if len(self.majority) else 0
+        self.n_majority = (
+            max(1, round(majority_share * len(self.majority))) if len(self.majority) else 0
+        )
         self.batch_size, self.augment, self.mixup = batch_size, augment, mixup
         self.fs, self.crop_samples = train.fs, crop_samples
         self.seed, self.epoch = seed, 0
@@ -115,7 +123,10 @@ class TrainBatches(keras.utils.PyDataset):
             share = rng.beta(self.mixup, self.mixup, len(rows)).astype(np.float32)
             other = rng.permutation(len(rows))
             inputs = {name: _mixed(array, array[other], share) for name, array in inputs.items()}
-            targets, weights = _mixed(targets, targets[other], share), _mixed(weights, weights[other], share)
+            targets, weights = (
+                _mixed(targets, targets[other], share),
+                _mixed(weights, weights[other], share),
+            )
         return fed(inputs), targets, weights
 
 
@@ -129,8 +140,12 @@ def _majority(train, share, seed):
     if share == 1:
         return np.arange(0)
     if train.multi_label:
-        raise ValueError("majority_share needs one class per row; this data set is multi-label, use 1.")
-    return np.random.default_rng(seed).permutation(np.flatnonzero(train.y == np.bincount(train.y).argmax()))
+        raise ValueError(
+            "majority_share needs one class per row; this data set is multi-label, use 1."
+        )
+    return np.random.default_rng(seed).permutation(
+        np.flatnonzero(train.y == np.bincount(train.y).argmax())
+    )
 
 
 def _row_weights(train, power, majority_share):
@@ -138,7 +153,9 @@ def _row_weights(train, power, majority_share):
     if not power:
         return np.ones(len(train), np.float32)
     if train.multi_label:
-        raise ValueError("class weights are for one class per row; this data set is multi-label, use 0.")
+        raise ValueError(
+            "class weights are for one class per row; this data set is multi-label, use 0."
+        )
     counts = np.bincount(train.y, minlength=len(train.classes)).clip(1).astype(float)
     counts[counts.argmax()] *= majority_share
     weights = counts**-power
@@ -175,18 +192,27 @@ class Neighbours:
         from sklearn.neighbors import NearestNeighbors
 
         if train.multi_label:
-            raise ValueError("the class-balanced sampler needs one class per row; this data set is multi-label.")
+            raise ValueError(
+                "the class-balanced sampler needs one class per row; this data set is multi-label."
+            )
         caps = (train.balance.caps if train.balance else None) or {}
         self.rows = [np.flatnonzero(train.y == label) for label in range(len(train.classes))]
         most = max(len(rows) for rows in self.rows)
-        goals = [min(most, caps.get(name, most)) if len(rows) else 0 for name, rows in zip(train.classes, self.rows)]
+        goals = [
+            min(most, caps.get(name, most)) if len(rows) else 0
+            for name, rows in zip(train.classes, self.rows)
+        ]
         self.shares = np.asarray(goals, float) / sum(goals)
         self.near = np.full((len(train), k), -1)
         for rows, goal in zip(self.rows, goals):
             if 1 < len(rows) < goal:
                 flat = train.x[rows].reshape(len(rows), -1)
                 n = min(k, len(rows) - 1)
-                found = NearestNeighbors(n_neighbors=n + 1).fit(flat).kneighbors(flat, return_distance=False)
+                found = (
+                    NearestNeighbors(n_neighbors=n + 1)
+                    .fit(flat)
+                    .kneighbors(flat, return_distance=False)
+                )
                 self.near[rows] = rows[_filled(found[:, 1:], k)]
 
     def draw(self, n, rng):

@@ -17,10 +17,26 @@ from ecg_keras._checks import check_option, check_positive
 from ecg_keras.beats import describe_beats
 from ecg_keras.dataset import ECGDataset
 from ecg_keras.recordings import aami_classes, read_recording
-from ecg_keras.signals import bandpass, beat_windows, match_peaks, normalize, notch, r_peaks, resample, rr_features
+from ecg_keras.signals import (
+    bandpass,
+    beat_windows,
+    match_peaks,
+    normalize,
+    notch,
+    r_peaks,
+    resample,
+    rr_features,
+)
 
-CLASSES = {"aami5": ("N", "S", "V", "F", "Q"), "aami4": ("N", "S", "V", "F"), "aami3": ("N", "S", "V")}
-ONE_PATIENT = {"201": "201+202", "202": "201+202"}  # two recordings of one man in the MIT-BIH database
+CLASSES = {
+    "aami5": ("N", "S", "V", "F", "Q"),
+    "aami4": ("N", "S", "V", "F"),
+    "aami3": ("N", "S", "V"),
+}
+ONE_PATIENT = {
+    "201": "201+202",
+    "202": "201+202",
+}  # two recordings of one man in the MIT-BIH database
 
 _LARGEST = 20.0  # typical QRS heights; more is an artefact
 
@@ -52,7 +68,9 @@ class BeatPreparation:
             if len(value) != 2:
                 raise ValueError(f"{name} must be a pair of numbers, got {value}.")
             object.__setattr__(self, name, [float(number) for number in value])
-        object.__setattr__(self, "lead", self.lead if isinstance(self.lead, str) else list(self.lead))
+        object.__setattr__(
+            self, "lead", self.lead if isinstance(self.lead, str) else list(self.lead)
+        )
 
     @property
     def leads(self):
@@ -88,11 +106,18 @@ def beat_rows(directory, records, preparation, *, on_error="raise"):
         parts.append((recording, part))
     if not parts:
         raise ValueError(f"none of the {len(records)} records could be used: {skipped[0]}")
-    joined = {key: np.concatenate([part[key] for _, part in parts]) for key in ("x", "y", "metadata", "symbols")}
+    joined = {
+        key: np.concatenate([part[key] for _, part in parts])
+        for key in ("x", "y", "metadata", "symbols")
+    }
     if not len(joined["y"]):
         names = ", ".join(map(str, records))
-        raise ValueError(f"records {names}: no beat of the classes {', '.join(CLASSES[preparation.classes])}.")
-    of = np.repeat([recording.name for recording, _ in parts], [len(part["y"]) for _, part in parts])
+        raise ValueError(
+            f"records {names}: no beat of the classes {', '.join(CLASSES[preparation.classes])}."
+        )
+    of = np.repeat(
+        [recording.name for recording, _ in parts], [len(part["y"]) for _, part in parts]
+    )
     described = preparation.features is not None
     ds = ECGDataset(
         joined["x"],
@@ -105,7 +130,9 @@ def beat_rows(directory, records, preparation, *, on_error="raise"):
         records=of,
         metadata=joined["metadata"] if described else None,
         metadata_names=parts[0][1]["names"] if described else None,
-        source="synthetic demo records" if synthetic else "MIT-BIH Arrhythmia Database, raw records",
+        source="synthetic demo records"
+        if synthetic
+        else "MIT-BIH Arrhythmia Database, raw records",
         preparation=dataclasses.asdict(preparation),
         notes=(_classes_note(preparation, left_out), *skipped),
         seconds={"load": time.perf_counter() - start},
@@ -115,7 +142,11 @@ def beat_rows(directory, records, preparation, *, on_error="raise"):
 
 def _classes_note(preparation, left_out):
     """Which classes, and how many beats were left out, as a sentence for the report."""
-    fusion = ", F counted as V" if preparation.fusion_beats == "V" and preparation.classes == "aami3" else ""
+    fusion = (
+        ", F counted as V"
+        if preparation.fusion_beats == "V" and preparation.classes == "aami3"
+        else ""
+    )
     counts = ", ".join(f"{count:,} {key}" for key, count in left_out.items() if count) or "none"
     return f"Classes {preparation.classes} ({' '.join(CLASSES[preparation.classes])}{fusion}); beats left out: {counts}."
 
@@ -126,7 +157,10 @@ def _rows_of(recording, preparation):
     if preparation.beats == "detected":
         found = r_peaks(recording.signal, fs=recording.fs)
         pairs = match_peaks(peaks, found, fs=recording.fs)
-        left_out = {"annotated but not detected": len(peaks) - len(pairs), "detected but not annotated": len(found) - len(pairs)}
+        left_out = {
+            "annotated but not detected": len(peaks) - len(pairs),
+            "detected but not annotated": len(found) - len(pairs),
+        }
         at = np.full(len(found), "")
         at[pairs[:, 1]] = symbols[pairs[:, 0]]
         peaks, symbols = found, at
@@ -140,7 +174,9 @@ def _rows_of(recording, preparation):
         labels[labels == "F"] = "V"
     classes = CLASSES[preparation.classes]
     kept = np.isin(labels, classes)
-    left_out = {label: int((labels == label).sum()) for label in "FQ" if label not in classes} | left_out
+    left_out = {
+        label: int((labels == label).sum()) for label in "FQ" if label not in classes
+    } | left_out
     rows = {
         "x": x[kept],
         "y": np.array([classes.index(label) for label in labels[kept]], np.int64),
@@ -157,7 +193,9 @@ def _views(recording, peaks, preparation):
     if preparation.mains_hz:
         signal = notch(signal, fs=recording.fs, mains_hz=preparation.mains_hz)
     low_hz, high_hz = preparation.band_hz
-    signal = resample(bandpass(signal, fs=recording.fs, low_hz=low_hz, high_hz=high_hz), fs=recording.fs, to_fs=fs)
+    signal = resample(
+        bandpass(signal, fs=recording.fs, low_hz=low_hz, high_hz=high_hz), fs=recording.fs, to_fs=fs
+    )
     peaks_s = peaks / recording.fs
     at = np.clip(np.round(peaks_s * fs).astype(np.int64), 0, len(signal) - 1)
     if preparation.scale == "record":

@@ -22,9 +22,24 @@ _BEFORE_S, _AFTER_S, _MARGIN_S = 0.4, 0.5, 0.08  # what is cut around an R peak;
 _QRS_S, _P_S, _T_S = (-0.09, 0.12), (-0.28, -0.08), (0.12, 0.45)  # from the R peak
 _LAG_S = 0.04  # most by which a beat, or its P wave, is moved to fit the typical one
 _AROUND = 81  # beats that a beat's surroundings are measured over: one to two minutes
-_COMPARED = ("qrs_apart", "qrs_gain", "p_apart", "p_like_0", "p_like_1", "p_like_moved", "t_apart", "width_0", "width_1", "like_prev", "alike_typical_log", "p_alike_typical")
+_COMPARED = (
+    "qrs_apart",
+    "qrs_gain",
+    "p_apart",
+    "p_like_0",
+    "p_like_1",
+    "p_like_moved",
+    "t_apart",
+    "width_0",
+    "width_1",
+    "like_prev",
+    "alike_typical_log",
+    "p_alike_typical",
+)
 _LEAST_SPREAD = 0.02  # of features compared in their own spread
-_REFERENCES = 1500  # beats of a recording that each beat is compared with; bounds memory on long recordings
+_REFERENCES = (
+    1500  # beats of a recording that each beat is compared with; bounds memory on long recordings
+)
 
 
 def describe_beats(x, peaks_s, *, fs):
@@ -65,7 +80,9 @@ def describe_beats(x, peaks_s, *, fs):
     x, peaks_s = np.asarray(x, float), np.asarray(peaks_s, float)
     check_positive("fs", fs)
     if len(peaks_s) < 10:
-        raise ValueError(f"beats are described by those around them: at least 10 are needed, got {len(peaks_s)}.")
+        raise ValueError(
+            f"beats are described by those around them: at least 10 are needed, got {len(peaks_s)}."
+        )
     rhythm = _rhythm(peaks_s)
     peaks = np.clip(np.round(peaks_s * fs).astype(np.int64), 0, len(x) - 1)
     late = (rhythm["rr_prev/around_p75"] >= 0) & (rhythm["rr_rank"] <= 0.97)
@@ -80,7 +97,9 @@ def describe_beats(x, peaks_s, *, fs):
     def typical(before_s, after_s):
         centres = (peaks + lags)[chosen]
         centres = centres[(centres >= 0) & (centres < len(x))]
-        return np.median(beat_windows(x, centres, fs=fs, before_s=before_s, after_s=after_s), axis=0)
+        return np.median(
+            beat_windows(x, centres, fs=fs, before_s=before_s, after_s=after_s), axis=0
+        )
 
     return features, tuple(columns), typical
 
@@ -90,17 +109,28 @@ def _rhythm(peaks_s):
     previous, following = rr_intervals(peaks_s, fs=1.0)
     n, log, log_next = len(previous), np.log(previous), np.log(following)
     over = lambda length, percent: ndimage.percentile_filter(log, percent, length, mode="nearest")  # noqa: E731
-    usual = {"near": over(17, 50), "around": over(_AROUND, 50), "around_p75": over(_AROUND, 75), "around_p90": over(_AROUND, 90)}
+    usual = {
+        "near": over(17, 50),
+        "around": over(_AROUND, 50),
+        "around_p75": over(_AROUND, 75),
+        "around_p90": over(_AROUND, 90),
+    }
     usual |= {"record": _constant(np.median(log), n)}
-    usual |= {f"record_p{percent}": _constant(np.percentile(log, percent), n) for percent in (75, 90)}
+    usual |= {
+        f"record_p{percent}": _constant(np.percentile(log, percent), n) for percent in (75, 90)
+    }
     columns = {"rr_prev": previous, "rr_next": following, "rr_prev/next": log - log_next}
     columns |= {f"rr_prev/{name}": log - value for name, value in usual.items()}
-    columns |= {f"rr_next/{name}": log_next - usual[name] for name in ("near", "around_p75", "record")}
+    columns |= {
+        f"rr_next/{name}": log_next - usual[name] for name in ("near", "around_p75", "record")
+    }
     columns["near/record"] = usual["near"] - usual["record"]
     columns["around/record"] = usual["around_p75"] - usual["record_p75"]
     padded = np.pad(log, 8, mode="edge")
     shifted = {k: padded[8 + k : 8 + k + n] for k in range(-8, 8)}
-    columns |= {f"rr{k:+d}": shifted[k] - usual["around_p75"] for k in (-5, -4, -3, -2, -1, 2, 3, 4, 5)}
+    columns |= {
+        f"rr{k:+d}": shifted[k] - usual["around_p75"] for k in (-5, -4, -3, -2, -1, 2, 3, 4, 5)
+    }
     before = np.stack([shifted[-k] for k in range(1, 8)])  # (7, n_beats)
     columns["rr_prev/before"] = log - np.median(before, axis=0)
     columns["rr_next/before"] = log_next - np.median(before, axis=0)
@@ -109,7 +139,9 @@ def _rhythm(peaks_s):
     change = np.abs(np.diff(log, prepend=log[0]))
     columns |= {f"change_{k}": ndimage.median_filter(change, k, mode="nearest") for k in (11, 41)}
     columns["change_record"] = _constant(np.median(change), n)
-    alone = _distance_to_neighbours(log)  # small where RR intervals cluster, as in bigeminy; large in fibrillation
+    alone = _distance_to_neighbours(
+        log
+    )  # small where RR intervals cluster, as in bigeminy; large in fibrillation
     columns |= {"alone": alone, "alone_41": ndimage.median_filter(alone, 41, mode="nearest")}
     columns["alone_record"] = _constant(np.median(alone), n)
     columns["spread_41"] = over(41, 80) - over(41, 20)
@@ -134,7 +166,9 @@ def _constant(value, n):
 def _distance_to_neighbours(log, *, reach=30, rank=6):
     """How far the `rank`-th most alike of the RR intervals within `reach` beats is, in log units."""
     reach = min(reach, len(log) - 1)
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(log, reach, mode="reflect"), 2 * reach + 1)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(log, reach, mode="reflect"), 2 * reach + 1
+    )
     return np.sort(np.abs(windows - log[:, None]), axis=1)[:, min(rank, 2 * reach)]
 
 
@@ -144,7 +178,9 @@ def _aligned(x, peaks, late, fs):
     Returns beats (n_beats, samples, leads), lags in samples, and the rows of the beats that make the typical one.
     """
     margin = round(_MARGIN_S * fs)
-    wide = beat_windows(x, peaks, fs=fs, before_s=_BEFORE_S + _MARGIN_S, after_s=_AFTER_S + _MARGIN_S)
+    wide = beat_windows(
+        x, peaks, fs=fs, before_s=_BEFORE_S + _MARGIN_S, after_s=_AFTER_S + _MARGIN_S
+    )
     samples = wide.shape[1] - 2 * margin
     qrs, late = _part(_QRS_S, fs), np.flatnonzero(late)
     most = min(round(_LAG_S * fs), margin)
@@ -152,7 +188,9 @@ def _aligned(x, peaks, late, fs):
     for _ in range(2):
         fits = np.stack(
             [
-                _correlation(wide[:, margin + lag + qrs.start : margin + lag + qrs.stop], model[qrs]).mean(axis=1)
+                _correlation(
+                    wide[:, margin + lag + qrs.start : margin + lag + qrs.stop], model[qrs]
+                ).mean(axis=1)
                 for lag in range(-most, most + 1)
             ]
         )  # (lags, n_beats)
@@ -187,13 +225,18 @@ def _shape(beats, model, fs):
         part = _part(span_s, fs)
         own, usual = beats[:, part], model[part]
         own, usual = own - own.mean(axis=1, keepdims=True), usual - usual.mean(axis=0)
-        size, usual_size = np.linalg.norm(own, axis=1), np.linalg.norm(usual, axis=0)  # (n, leads), (leads,)
+        size, usual_size = (
+            np.linalg.norm(own, axis=1),
+            np.linalg.norm(usual, axis=0),
+        )  # (n, leads), (leads,)
         apart = np.linalg.norm(own - usual, axis=1) / (np.sqrt(len(usual)) * height)
         gain = np.log((size + 1e-3 * height) / (usual_size + 1e-3 * height))
         for name, values in (("like", _correlation(own, usual)), ("apart", apart), ("gain", gain)):
             columns |= {f"{wave}_{name}_{lead}": values[:, lead] for lead in range(leads)}
     wide, usual_width = _width(beats, fs), _width(model[None], fs)
-    shifts = [_correlation(beats[:, _moved(_P_S, lag, fs)], model[_part(_P_S, fs)]) for lag in _lags(fs)]
+    shifts = [
+        _correlation(beats[:, _moved(_P_S, lag, fs)], model[_part(_P_S, fs)]) for lag in _lags(fs)
+    ]
     p_best = np.max(shifts, axis=0)  # (n, leads)
     for lead in range(leads):
         columns |= {
@@ -204,8 +247,12 @@ def _shape(beats, model, fs):
             f"width_more_{lead}": wide[:, lead] - usual_width[0, lead],
             f"p_typical_{lead}": _constant(np.ptp(model[_part(_P_S, fs), lead]) / height[lead], n),
             f"p_like_moved_{lead}": p_best[:, lead],
-            f"p_like_41_{lead}": ndimage.median_filter(columns[f"p_like_{lead}"], 41, mode="nearest"),
-            f"qrs_like_41_{lead}": ndimage.median_filter(columns[f"qrs_like_{lead}"], 41, mode="nearest"),
+            f"p_like_41_{lead}": ndimage.median_filter(
+                columns[f"p_like_{lead}"], 41, mode="nearest"
+            ),
+            f"qrs_like_41_{lead}": ndimage.median_filter(
+                columns[f"qrs_like_{lead}"], 41, mode="nearest"
+            ),
         }
         columns[f"p_like_more_{lead}"] = columns[f"p_like_{lead}"] - columns[f"p_like_41_{lead}"]
     return columns
@@ -238,11 +285,15 @@ def _likeness(beats, model, chosen, known, fs):
         part = beats[:, _part(span_s, fs)] / (height if wave == "qrs" else 1)
         part = part - part.mean(axis=1, keepdims=True)
         if wave == "p":
-            part = part / (np.linalg.norm(part, axis=1, keepdims=True) + 1e-9)  # each lead counts the same
+            part = part / (
+                np.linalg.norm(part, axis=1, keepdims=True) + 1e-9
+            )  # each lead counts the same
         shapes[wave] = part.reshape(n, -1)
     others = np.unique(np.linspace(0, n - 1, min(n, _REFERENCES)).round().astype(int))
     alike = np.exp(-_relative_distance(shapes["qrs"], shapes["qrs"][others]) / 0.15)  # (n, others)
-    alike_typical = np.exp(-_relative_distance(shapes["qrs"], shapes["qrs"][chosen]) / 0.15).mean(axis=1)
+    alike_typical = np.exp(-_relative_distance(shapes["qrs"], shapes["qrs"][chosen]) / 0.15).mean(
+        axis=1
+    )
     p_alike = _relative_distance(shapes["p"], shapes["p"][others])
     columns = {
         "alike": alike.mean(axis=1),
@@ -282,7 +333,10 @@ def _standing(columns, chosen):
 
 def _relative_distance(rows, others):
     """Squared distance over the product of lengths, shape (n, m): 0 for the same, 2 for unrelated of one size."""
-    size, other_size = np.linalg.norm(rows, axis=1)[:, None], np.linalg.norm(others, axis=1)[None, :]
+    size, other_size = (
+        np.linalg.norm(rows, axis=1)[:, None],
+        np.linalg.norm(others, axis=1)[None, :],
+    )
     rows, others = rows.astype(np.float32), others.astype(np.float32)
     squared = size**2 + other_size**2 - 2 * (rows @ others.T)
     return (np.maximum(squared, 0) / (size * other_size + 1e-9)).astype(np.float32)

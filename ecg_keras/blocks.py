@@ -40,11 +40,15 @@ def image_input(like, grid=None, *, default=SpectrogramGrid):
     """
     if like.is_images:
         if grid is not None:
-            raise ValueError("like holds images already; leave grid out, or give the data set of raw signals.")
+            raise ValueError(
+                "like holds images already; leave grid out, or give the data set of raw signals."
+            )
         image = keras.Input(like.x.shape[1:], name="image")
         return image, image
     if like.grid is not None:
-        raise ValueError(f"like holds spectra of shape {like.x.shape[1:]}; this family needs signals or images.")
+        raise ValueError(
+            f"like holds spectra of shape {like.x.shape[1:]}; this family needs signals or images."
+        )
     signal = keras.Input(like.x.shape[1:], name="signal")
     return signal, transformed(signal, grid or default(like.fs))
 
@@ -52,11 +56,17 @@ def image_input(like, grid=None, *, default=SpectrogramGrid):
 def spectrum_input(like, grid=None):
     """The input tensor, and the spectrum made of it, for a family that looks at spectra; either may be in `like`."""
     if like.is_images:
-        raise ValueError(f"like holds images of shape {like.x.shape[1:]}; this family needs signals or spectra.")
+        raise ValueError(
+            f"like holds images of shape {like.x.shape[1:]}; this family needs signals or spectra."
+        )
     if like.grid is not None and grid is not None:
-        raise ValueError("like holds spectra already; leave grid out, or give the data set of raw signals.")
+        raise ValueError(
+            "like holds spectra already; leave grid out, or give the data set of raw signals."
+        )
     signal = keras.Input(like.x.shape[1:], name="signal")
-    return signal, signal if like.grid is not None else transformed(signal, grid or SpectrumGrid(like.fs))
+    return signal, signal if like.grid is not None else transformed(
+        signal, grid or SpectrumGrid(like.fs)
+    )
 
 
 def metadata_input(like):
@@ -74,8 +84,17 @@ def transformed(signal, grid):
 def convolution(x, filters, kernel_size, *, strides=1, padding="same", relu=True):
     """Convolution without bias, batch normalisation and, with `relu`, a rectifier; 1D or 2D as `x` is."""
     kind = layers.Conv2D if len(x.shape) == 4 else layers.Conv1D
-    x = kind(filters, kernel_size, strides=strides, padding=padding, use_bias=False, kernel_initializer="he_normal")(x)
-    x = layers.BatchNormalization(momentum=0.9)(x)  # 0.99 lags behind in trainings of a few hundred steps
+    x = kind(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer="he_normal",
+    )(x)
+    x = layers.BatchNormalization(momentum=0.9)(
+        x
+    )  # 0.99 lags behind in trainings of a few hundred steps
     return layers.ReLU()(x) if relu else x
 
 
@@ -144,4 +163,6 @@ def classifier(x, like, *, dense_units=(), dropout=0.0):
     if not dense_units and dropout:
         x = layers.Dropout(dropout)(x)
     activation = "sigmoid" if like.multi_label else "softmax"
-    return layers.Dense(len(like.classes), activation=activation, dtype="float32", name="probabilities")(x)
+    return layers.Dense(
+        len(like.classes), activation=activation, dtype="float32", name="probabilities"
+    )(x)

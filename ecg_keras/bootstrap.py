@@ -9,7 +9,9 @@ without rows has NaN, and averages leave NaN out.
 
 import numpy as np
 
-_AUC_CELLS = 12_000_000  # rows x draws for intervals of AUC; larger sets get fewer draws, 200 at least
+_AUC_CELLS = (
+    12_000_000  # rows x draws for intervals of AUC; larger sets get fewer draws, 200 at least
+)
 _CHUNK_CELLS = 400_000  # rows x draws held at once
 
 
@@ -20,7 +22,12 @@ def draw(truth, predicted, scores, *, units, seed, n_boot):
         n_boot = 0  # one patient: no spread to be seen
     if not n_boot:
         return {}
-    parts = (truth & predicted, ~truth & predicted, truth & ~predicted, (truth == predicted).all(axis=1)[:, None])
+    parts = (
+        truth & predicted,
+        ~truth & predicted,
+        truth & ~predicted,
+        (truth == predicted).all(axis=1)[:, None],
+    )
     table = np.hstack([*parts, np.ones((n, 1), bool)]).astype(np.float32)  # (n, 3 classes + 2)
     n_units = n if units is None else int(units.max()) + 1
     if units is not None:  # one row per patient, then draws are of patients
@@ -33,10 +40,16 @@ def draw(truth, predicted, scores, *, units, seed, n_boot):
     for start in range(0, n_boot, step):
         size = min(step, n_boot - start)
         drawn = rng.integers(0, n_units, (size, n_units)) + n_units * np.arange(size)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=size * n_units).reshape(size, n_units).astype(np.float32)
+        weights = (
+            np.bincount(drawn.ravel(), minlength=size * n_units)
+            .reshape(size, n_units)
+            .astype(np.float32)
+        )
         sums.append(weights @ table)  # (size, 3 classes + 2)
         if start < n_auc:
-            weights = np.ascontiguousarray(weights[: n_auc - start].T)  # (units, draws): rows are gathered whole
+            weights = np.ascontiguousarray(
+                weights[: n_auc - start].T
+            )  # (units, draws): rows are gathered whole
             weights = weights if units is None else weights[units]
             aucs.append(nan_mean(auc_scores(truth, scores, weights), axis=0))
     sums = np.concatenate(sums)

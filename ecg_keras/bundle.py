@@ -72,14 +72,18 @@ def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras M
     folder = pathlib.Path(__file__).parent
     kernel = folder.parent / "kaggle_kernel.py"
     if not kernel.is_file():
-        raise ValueError(f"{kernel} is not there; make the bundle from a checkout of the repository.")
+        raise ValueError(
+            f"{kernel} is not there; make the bundle from a checkout of the repository."
+        )
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     if not slug:
         raise ValueError(f"title must have letters or digits, got {title!r}.")
     package = "\n".join(textwrap.wrap(base64.b64encode(_zipped(folder)).decode(), 120))
     script = _HEAD.format(version=__version__, package=package) + kernel.read_text(encoding="utf-8")
     if len(script) > _MOST_BYTES:
-        raise ValueError(f"the bundle would have {len(script):,} bytes, more than the {_MOST_BYTES:,} that Kaggle takes.")
+        raise ValueError(
+            f"the bundle would have {len(script):,} bytes, more than the {_MOST_BYTES:,} that Kaggle takes."
+        )
     out_dir = pathlib.Path(out_dir)
     write_text(out_dir / "ecg_keras_bundle.py", script)
     write_json(
@@ -108,7 +112,9 @@ def _zipped(folder):
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in sorted(folder.rglob("*")):
             if path.suffix in (".py", ".css", ".js") and "__pycache__" not in path.parts:
-                entry = zipfile.ZipInfo(f"ecg_keras/{path.relative_to(folder).as_posix()}")  # dated 1980: same bytes
+                entry = zipfile.ZipInfo(
+                    f"ecg_keras/{path.relative_to(folder).as_posix()}"
+                )  # dated 1980: same bytes
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, path.read_bytes())
     return memory.getvalue()

@@ -53,7 +53,12 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise", guided=True,
     check_option("weights", weights, ("elementwise", "mean"))
     n_seen = probe.length or probe.n_samples  # samples behind what the network takes
     duration_s = n_seen / probe.fs
-    maps = feature_maps(probe.network, probe.grid, step_s=_STEP_S if layer == "fine" else None, duration_s=duration_s)
+    maps = feature_maps(
+        probe.network,
+        probe.grid,
+        step_s=_STEP_S if layer == "fine" else None,
+        duration_s=duration_s,
+    )
     if not maps:
         raise ValueError(
             f"Grad-CAM needs a convolution, the model {probe.name!r} has none; use methods=('shap', 'lime') instead."
@@ -64,24 +69,38 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise", guided=True,
     view = np.zeros((n, *probe.x.shape[1:-1]))
     signal = np.zeros((n, n_samples))
     detail = np.zeros(probe.x.shape) if guided else np.ones(probe.x.shape)
-    fill = None if not guided else replacement(probe) if background is None else np.mean(background, axis=0)
+    fill = (
+        None
+        if not guided
+        else replacement(probe)
+        if background is None
+        else np.mean(background, axis=0)
+    )
     for start in [0] if probe.length is None else probe.starts:
         seen = slice(None) if probe.length is None else slice(start, start + probe.length)
         x = probe.x[:, seen]
-        for rows, values, gradients, slope in probe.maps_and_gradients(maps, x, probe.metadata, targets):
+        for rows, values, gradients, slope in probe.maps_and_gradients(
+            maps, x, probe.metadata, targets
+        ):
             if guided:
                 detail[rows, seen] += np.maximum((x[rows] - fill[seen]) * slope, 0)
             for m, a, g in zip(maps, values, gradients):
                 axes = tuple(range(2, a.ndim - 1))
                 g = g.mean(axis=axes, keepdims=True) if weights == "mean" else g
-                cams = np.maximum((a.astype(np.float64) * g).sum(axis=-1), 0)  # (rows, crops, positions or freqs, frames)
+                cams = np.maximum(
+                    (a.astype(np.float64) * g).sum(axis=-1), 0
+                )  # (rows, crops, positions or freqs, frames)
                 if probe.grid is not None:  # the network sees nothing but this image or spectrum
                     view[rows] += _stretched(cams[:, 0], view.shape[1:], m.extent)
                 elif m.kind != "frequency" or not has_time:
-                    starts, length = ([0], n_seen) if m.crops is None else (m.crops.starts, m.crops.length)
+                    starts, length = (
+                        ([0], n_seen) if m.crops is None else (m.crops.starts, m.crops.length)
+                    )
                     for cam, first in zip(cams.swapaxes(0, 1), starts):
                         heard = x[rows, first : first + length]
-                        signal[rows, start + first : start + first + length] += _over_samples(m, cam, heard, probe.fs)
+                        signal[rows, start + first : start + first + length] += _over_samples(
+                            m, cam, heard, probe.fs
+                        )
     if probe.grid is None:
         view = signal = _times(signal[:, :, None], detail)
     else:
@@ -95,7 +114,9 @@ def gradcam(probe, targets, *, layer="fine", weights="elementwise", guided=True,
         "guided": guided,
         "empty": int((view.reshape(n, -1).sum(axis=1) == 0).sum()),
     }
-    return attributed("gradcam", probe, unit(view), None if signal is None else unit(signal), quality)
+    return attributed(
+        "gradcam", probe, unit(view), None if signal is None else unit(signal), quality
+    )
 
 
 def _step_s(m, duration_s):
@@ -132,7 +153,10 @@ def _stretched(values, shape, extent):
         at = np.clip(((np.arange(size) + 0.5) / size - first) / (last - first) * n - 0.5, 0, n - 1)
         low = np.minimum(at.astype(int), max(n - 2, 0))
         part = (at - low).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
-        values = np.take(values, low, axis) * (1 - part) + np.take(values, np.minimum(low + 1, n - 1), axis) * part
+        values = (
+            np.take(values, low, axis) * (1 - part)
+            + np.take(values, np.minimum(low + 1, n - 1), axis) * part
+        )
     new = values.sum(axis=tuple(range(1, values.ndim)))
     scale = np.divide(total, new, out=np.zeros_like(total), where=new != 0)
     return values * scale.reshape([-1] + [1] * (values.ndim - 1))

@@ -75,17 +75,28 @@ def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
     names = _short_names(run_dirs)
     runs = [_read_run(path, name) for path, name in zip(run_dirs, names)]
     pairs, unpaired = _pair_up(runs, seed, n_boot)
-    key = "macro_auc" if all(run["report"].get("task") == "multi-label" for run in runs) else "macro_f1"
+    key = (
+        "macro_auc"
+        if all(run["report"].get("task") == "multi-label" for run in runs)
+        else "macro_f1"
+    )
     runs.sort(key=lambda run: -(run["report"]["test"].get(key) or 0))
     rows = [_row(run) for run in runs]
-    result = Comparison({"runs": rows, "pairs": pairs, "unpaired": unpaired, "seed": seed, "n_boot": n_boot}, out_dir)
-    order = sorted(_METRICS, key=lambda name: name != key)  # what the runs are ordered by comes first
+    result = Comparison(
+        {"runs": rows, "pairs": pairs, "unpaired": unpaired, "seed": seed, "n_boot": n_boot},
+        out_dir,
+    )
+    order = sorted(
+        _METRICS, key=lambda name: name != key
+    )  # what the runs are ordered by comes first
     pictures = _pictures(runs, rows, order)
     write_json(out_dir / "compare.json", result)
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: "" if row[name] is None else row[name] for name in _COLUMNS} for row in rows)
+    writer.writerows(
+        {name: "" if row[name] is None else row[name] for name in _COLUMNS} for row in rows
+    )
     write_text(out_dir / "compare.csv", text.getvalue())
     for name, (data, _) in pictures.items():
         with atomic_path(out_dir / f"{name}.png") as part:
@@ -103,7 +114,11 @@ def _short_names(run_dirs):
         names = ["/".join(path.parts[-depth:]) for path in resolved]
         if len(set(names)) == len(names):
             parents, _, endings = zip(*(name.rpartition("/") for name in names))
-            return list(parents) if len(set(endings)) == 1 and len(set(parents)) == len(parents) else names
+            return (
+                list(parents)
+                if len(set(endings)) == 1 and len(set(parents)) == len(parents)
+                else names
+            )
     raise AssertionError("different paths have different names")
 
 
@@ -119,7 +134,9 @@ def _read_run(path, name):
     run = {"name": name, "path": path, "report": report, "history": [], "rows": None, "why": None}
     if (path / "history.csv").is_file():
         with open(path / "history.csv", encoding="utf-8", newline="") as file:
-            run["history"] = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            run["history"] = [
+                {key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)
+            ]
     try:
         run["rows"] = _read_predictions(path / "predictions.csv", report)
     except (OSError, ValueError, KeyError) as error:
@@ -142,7 +159,9 @@ def _read_predictions(path, report):
         y = np.array([classes.index(label) for label in true])
     if len(y) != report["test"]["n"]:
         raise ValueError(f"{len(y)} rows, report.json has {report['test']['n']}")
-    ids = {name: frame[name].to_numpy(str) if name in frame else None for name in ("patient", "record")}
+    ids = {
+        name: frame[name].to_numpy(str) if name in frame else None for name in ("patient", "record")
+    }
     thresholds = report["test"].get("thresholds")
     return {"classes": classes, "y": y, "p": probabilities, "thresholds": thresholds, **ids}
 
@@ -160,7 +179,12 @@ def _pair_up(runs, seed, n_boot):
                 if run["name"] not in measured:
                     rows = run["rows"]
                     measured[run["name"]] = bootstrap(
-                        rows["y"], rows["p"], patients=rows["patient"], thresholds=rows["thresholds"], seed=seed, n_boot=n_boot
+                        rows["y"],
+                        rows["p"],
+                        patients=rows["patient"],
+                        thresholds=rows["thresholds"],
+                        seed=seed,
+                        n_boot=n_boot,
                     )
             gaps = difference(measured[first["name"]], measured[second["name"]])
             pairs.append({"a": first["name"], "b": second["name"], **gaps})
@@ -180,7 +204,9 @@ def _why_not(first, second):
     if a["y"].shape != b["y"].shape or not np.array_equal(a["y"], b["y"]):
         return "true labels differ: these are other rows, or the same in another order"
     for name in ("patient", "record"):
-        if (a[name] is None) != (b[name] is None) or (a[name] is not None and not np.array_equal(a[name], b[name])):
+        if (a[name] is None) != (b[name] is None) or (
+            a[name] is not None and not np.array_equal(a[name], b[name])
+        ):
             return f"{name}s of the test rows differ"
     return None
 
@@ -199,7 +225,16 @@ def _row(run):
         "majority_accuracy": test.get("majority_accuracy"),
         "ece": test.get("ece"),
     }
-    for name in ("model", "source", "synthetic", "task", "seed", "epochs_run", "peak_rss_mb", "device"):
+    for name in (
+        "model",
+        "source",
+        "synthetic",
+        "task",
+        "seed",
+        "epochs_run",
+        "peak_rss_mb",
+        "device",
+    ):
         row[name] = report.get(name)
     for name in _METRICS:
         row[name] = test.get(name)
@@ -214,19 +249,32 @@ def _pictures(runs, rows, order):
         points = [(row["run"], row[name], _pair(row, name)) for row in rows]
         if any(value is not None for _, value, _ in points):
             axes = plots.plot_intervals(points, label=_LABELS[name])
-            pictures[f"compare_{name}"] = (plots.png(axes), f"Test {_LABELS[name]} of each run, in the order of the table.")
+            pictures[f"compare_{name}"] = (
+                plots.png(axes),
+                f"Test {_LABELS[name]} of each run, in the order of the table.",
+            )
     curves = {"loss": "loss", "macro_f1": "macro-F1", "macro_auc": "macro-AUC"}
     for key, label in ((f"val_{name}", f"validation {text}") for name, text in curves.items()):
         histories = {run["name"]: run["history"] for run in runs}
-        histories = {name: rows for name, rows in histories.items() if any(row.get(key) is not None for row in rows)}
+        histories = {
+            name: rows
+            for name, rows in histories.items()
+            if any(row.get(key) is not None for row in rows)
+        }
         if histories:
             axes = plots.plot_runs(histories, key, label=label)
-            pictures[f"compare_{key}"] = (plots.png(axes), f"{label[0].upper()}{label[1:]} over the epochs.")
+            pictures[f"compare_{key}"] = (
+                plots.png(axes),
+                f"{label[0].upper()}{label[1:]} over the epochs.",
+            )
     known = [(r["run"], r["fit_seconds"], r[order[0]], r["parameters"] or 0) for r in rows]
     known = [point for point in known if point[1] is not None and point[2] is not None]
     if len(known) > 1:
         axes = plots.plot_cost(known, label=f"test {_LABELS[order[0]]}")
-        pictures["compare_cost"] = (plots.png(axes), f"Test {_LABELS[order[0]]} over training time.")
+        pictures["compare_cost"] = (
+            plots.png(axes),
+            f"Test {_LABELS[order[0]]} over training time.",
+        )
     return pictures
 
 
@@ -250,22 +298,40 @@ def _page(result, runs, pictures, order):
     chapters = [("runs", "Runs", f"<p>{pages.escape(text)}</p>\n" + _run_table(rows, order))]
     chapters.append(("notes", "Read this first", pages.bullets(notes)))
     if result["pairs"]:
-        chapters.append(("differences", "Differences on the same test rows", _differences(result, best["run"], order)))
+        chapters.append(
+            (
+                "differences",
+                "Differences on the same test rows",
+                _differences(result, best["run"], order),
+            )
+        )
     shown = "".join(pages.figure(*picture) for picture in pictures.values())
     chapters.append(("pictures", "Pictures", pages.figures(shown)))
     chapters.append(("cost", "Size and time", _cost_table(rows)))
     made = [row["run"] for row in rows if row["synthetic"]]
-    banner = f"Synthetic data in {', '.join(made)}: these figures say nothing about patients." if made else None
+    banner = (
+        f"Synthetic data in {', '.join(made)}: these figures say nothing about patients."
+        if made
+        else None
+    )
     return pages.page("Comparison of runs", chapters, banner=banner)
 
 
 def _run_table(rows, order):
     """Figures with intervals, a line per run."""
     shown = {"accuracy": lambda value: percent(value, 2), "macro_f1": decimal, "macro_auc": decimal}
-    headers = ["run"] + [text for name in order for text in (_LABELS[name], "95 %")] + ["always largest", "ECE", "test rows"]
+    headers = (
+        ["run"]
+        + [text for name in order for text in (_LABELS[name], "95 %")]
+        + ["always largest", "ECE", "test rows"]
+    )
     lines = [
         [row["run"]]
-        + [text for name in order for text in (shown[name](row[name]), interval(_pair(row, name), shown[name]))]
+        + [
+            text
+            for name in order
+            for text in (shown[name](row[name]), interval(_pair(row, name), shown[name]))
+        ]
         + [percent(row["majority_accuracy"]), decimal(row["ece"]), f"{row['n_test']:,}"]
         for row in rows
     ]
@@ -278,16 +344,25 @@ def _differences(result, best, order):
     to_best = [pair if pair["a"] == best else _turned(pair) for pair in with_best]
     headers = ["second minus first"]
     headers += [text for name in order for text in (_LABELS[name], "95 %", "p")]
-    line = lambda pair: [f"{pair['b']} - {pair['a']}"] + [  # noqa: E731
-        text
-        for name in order
-        for text in (_signed(pair[name]["difference"]), interval(pair[name]["ci95"], _signed), decimal(pair[name]["p"]))
-    ]
+    line = lambda pair: (
+        [f"{pair['b']} - {pair['a']}"]
+        + [  # noqa: E731
+            text
+            for name in order
+            for text in (
+                _signed(pair[name]["difference"]),
+                interval(pair[name]["ci95"], _signed),
+                decimal(pair[name]["p"]),
+            )
+        ]
+    )
     caption = (
         f"Paired bootstrap, {result['n_boot']:,} draws, seed {result['seed']}; "
         "an interval without 0 is a difference seen on these rows"
     )
-    html = pages.table(headers, [line(pair) for pair in to_best], caption=caption) if to_best else ""
+    html = (
+        pages.table(headers, [line(pair) for pair in to_best], caption=caption) if to_best else ""
+    )
     if len(result["pairs"]) > len(to_best):
         every = pages.table(headers, [line(pair) for pair in result["pairs"]])
         html += f"<details><summary>All {len(result['pairs'])} pairs</summary>{every}</details>\n"
@@ -324,7 +399,17 @@ def _cost_table(rows):
         ]
         for row in rows
     ]
-    headers = ["run", "model", "parameters", "model.keras (MB)", "epochs", "training (s)", "peak memory (MB)", "seed", "device"]
+    headers = [
+        "run",
+        "model",
+        "parameters",
+        "model.keras (MB)",
+        "epochs",
+        "training (s)",
+        "peak memory (MB)",
+        "seed",
+        "device",
+    ]
     return pages.table(headers, lines, numbers_from=2)
 
 

@@ -51,11 +51,18 @@ def in_crops(like, crop_s):
     check_positive("crop_s", crop_s)
     n_samples = round(crop_s * like.fs)
     if like.grid is not None or not 1 < n_samples <= like.x.shape[1]:
-        got = "images or spectra" if like.grid is not None else f"signals of {like.x.shape[1] / like.fs:g} s"
+        got = (
+            "images or spectra"
+            if like.grid is not None
+            else f"signals of {like.x.shape[1] / like.fs:g} s"
+        )
         raise ValueError(f"crop_s={crop_s:g} needs signals of at least that length, got {got}.")
     n_crops = like.x.shape[1] // n_samples
     rows = like[np.repeat(np.arange(len(like)), n_crops)]
-    return rows.replace(x=like.x[:, : n_crops * n_samples].reshape(-1, n_samples, like.x.shape[2]), n_samples=n_samples)
+    return rows.replace(
+        x=like.x[:, : n_crops * n_samples].reshape(-1, n_samples, like.x.shape[2]),
+        n_samples=n_samples,
+    )
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
@@ -97,7 +104,9 @@ class Crops(keras.layers.Layer):
 
     def call(self, x, training=False):
         if training and self.random:
-            first = keras.random.randint((ops.shape(x)[0], 1), 0, x.shape[1] - self.length + 1, seed=self.draw)
+            first = keras.random.randint(
+                (ops.shape(x)[0], 1), 0, x.shape[1] - self.length + 1, seed=self.draw
+            )
             at = ops.cast(first, "int32") + np.arange(self.length, dtype=np.int32)
             return ops.take_along_axis(x, at[:, :, None], axis=1)
         cut = ops.stack([x[:, start : start + self.length] for start in self.starts], axis=1)
@@ -108,7 +117,13 @@ class Crops(keras.layers.Layer):
         return ops.repeat(x, len(self.starts), axis=0)
 
     def get_config(self):
-        return {**super().get_config(), "starts": self.starts, "length": self.length, "random": self.random, "seed": self.seed}
+        return {
+            **super().get_config(),
+            "starts": self.starts,
+            "length": self.length,
+            "random": self.random,
+            "seed": self.seed,
+        }
 
 
 @keras.saving.register_keras_serializable("ecg_keras")

@@ -142,12 +142,16 @@ class ECGDataset:
         if not np.isfinite(self.fs) or self.fs <= 0:
             raise ValueError(f"fs must be the sampling rate in Hz, above 0, got {self.fs}.")
         if self.grid is None and x.ndim == 3 and len(self.leads) != x.shape[2]:
-            raise ValueError(f"leads has {len(self.leads)} names ({', '.join(self.leads)}), but x has {x.shape[2]} leads.")
+            raise ValueError(
+                f"leads has {len(self.leads)} names ({', '.join(self.leads)}), but x has {x.shape[2]} leads."
+            )
         for name in ("patients", "records"):
             if getattr(self, name) is not None:
                 ids = np.asarray([str(value) for value in getattr(self, name)])
                 if ids.shape != (len(x),):
-                    raise ValueError(f"{name} must name one for each of the {len(x)} rows of x, got shape {ids.shape}.")
+                    raise ValueError(
+                        f"{name} must name one for each of the {len(x)} rows of x, got shape {ids.shape}."
+                    )
                 put(name, ids)
         if (self.metadata is None) != (self.metadata_names is None):
             raise ValueError("metadata and metadata_names belong together: give both or neither.")
@@ -173,7 +177,9 @@ class ECGDataset:
             raise ValueError(f"y must have one label for each of the {n} rows of x, got {len(y)}.")
         if y.ndim == 2:
             if y.shape[1] != n_classes:
-                raise ValueError(f"y must have {n_classes} columns, one per class, got {y.shape[1]}.")
+                raise ValueError(
+                    f"y must have {n_classes} columns, one per class, got {y.shape[1]}."
+                )
             if not np.isin(y, (0, 1)).all():
                 raise ValueError("y must hold only 0 and 1 in a multi-label data set.")
             return y.astype(np.float32)
@@ -195,7 +201,9 @@ class ECGDataset:
         """Return the data set of some rows: a slice, a boolean mask or row numbers."""
         if isinstance(rows, (int, np.integer)):
             rows = [rows]
-        rows = rows if isinstance(rows, slice) else np.asarray(rows, dtype=None if len(rows) else int)
+        rows = (
+            rows if isinstance(rows, slice) else np.asarray(rows, dtype=None if len(rows) else int)
+        )
         picked = {
             name: getattr(self, name)[rows]
             for name in ("x", "y", "patients", "records", "metadata")
@@ -231,7 +239,11 @@ class ECGDataset:
 
     def class_counts(self):
         """Rows per class, as a dict in the order of `classes`."""
-        counts = self.y.sum(axis=0) if self.multi_label else np.bincount(self.y, minlength=len(self.classes))
+        counts = (
+            self.y.sum(axis=0)
+            if self.multi_label
+            else np.bincount(self.y, minlength=len(self.classes))
+        )
         return {name: int(count) for name, count in zip(self.classes, counts)}
 
     def inputs(self, names):
@@ -251,7 +263,9 @@ class ECGDataset:
     def fingerprint(self):
         """A short hash of rows, labels and order, to tell one data set from another."""
         step = max(1, len(self) // 997)  # a prime number of rows is enough to notice another order
-        return fingerprint([len(self), self.x.shape[1:], self.classes, self.fs], self.x[::step], self.y)
+        return fingerprint(
+            [len(self), self.x.shape[1:], self.classes, self.fs], self.x[::step], self.y
+        )
 
     def summary(self):
         """One line: size, duration, class counts, source."""
@@ -261,7 +275,11 @@ class ECGDataset:
         else:
             samples, leads = self.x.shape[1:]
             shape = f"{samples} samples x {leads} lead" + ("" if leads == 1 else "s")
-            shape += f" ({samples / self.fs:.2f} s at {self.fs:g} Hz)" if self.grid is None else " (spectra)"
+            shape += (
+                f" ({samples / self.fs:.2f} s at {self.fs:g} Hz)"
+                if self.grid is None
+                else " (spectra)"
+            )
         counts = ", ".join(f"{name} {count:,}" for name, count in self.class_counts().items())
         people = "" if self.patients is None else f"{len(np.unique(self.patients))} patients; "
         return f"{n} of {shape}; {people}{counts}; {self.source}"
@@ -304,7 +322,9 @@ def check_parts(train, val, test):
         if not len(part):
             raise ValueError(f"{name} has no rows.")
         if part.classes != train.classes or part.multi_label != train.multi_label:
-            raise ValueError(f"{name} has classes {part.classes}, train has {train.classes}; load them together.")
+            raise ValueError(
+                f"{name} has classes {part.classes}, train has {train.classes}; load them together."
+            )
         if part.x.shape[2:] != train.x.shape[2:] or part.fs != train.fs or part.grid != train.grid:
             raise ValueError(
                 f"{name} has rows of shape {part.x.shape[1:]} at {part.fs:g} Hz, train has {train.x.shape[1:]} at "

@@ -77,7 +77,9 @@ def load_demo(*, n_beats=5000, balance=None, standardize=False, val_fraction=0.1
     from ecg_keras.mitbih import load_mitbih_csv
 
     folder = cache_folder() / f"demo-{_VERSION}-{n_beats}-{seed}"
-    if not all((folder / name).is_file() for name in (MARKER, "mitbih_train.csv", "mitbih_test.csv")):
+    if not all(
+        (folder / name).is_file() for name in (MARKER, "mitbih_train.csv", "mitbih_test.csv")
+    ):
         write_demo_csv(folder, n_beats=n_beats, seed=seed)
     return load_mitbih_csv(
         folder, balance=balance, standardize=standardize, val_fraction=val_fraction, seed=seed
@@ -118,11 +120,17 @@ def write_demo_csv(directory, *, n_beats=5000, seed=0):
     ['SYNTHETIC.txt', 'mitbih_test.csv', 'mitbih_train.csv']
     """
     if check_positive("n_beats", n_beats) < 40:
-        raise ValueError(f"n_beats must be at least 40, so that each file has all five classes; got {n_beats}.")
+        raise ValueError(
+            f"n_beats must be at least 40, so that each file has all five classes; got {n_beats}."
+        )
     directory = pathlib.Path(directory)
-    present = [name for name in ("mitbih_train.csv", "mitbih_test.csv") if (directory / name).exists()]
+    present = [
+        name for name in ("mitbih_train.csv", "mitbih_test.csv") if (directory / name).exists()
+    ]
     if present and not (directory / MARKER).exists():
-        raise ValueError(f"{directory / present[0]} exists and is not synthetic; name another folder for the demo set.")
+        raise ValueError(
+            f"{directory / present[0]} exists and is not synthetic; name another folder for the demo set."
+        )
     rng = np.random.default_rng([seed, _N_PATIENTS])
     x, y = _beats_of_all(int(n_beats), seed)
     counts = _class_counts(int(n_beats))
@@ -199,7 +207,13 @@ def write_demo_records(directory, *, n_patients=12, duration_s=300.0, seed=0):
             write_dir=str(directory),
         )
         # no fs here: readers take it from the header, and wfdb 4.1 fails to write it with NumPy 2
-        wfdb.wrann(name, "atr", recording.peaks, symbol=list(_SYMBOLS[recording.kinds]), write_dir=str(directory))
+        wfdb.wrann(
+            name,
+            "atr",
+            recording.peaks,
+            symbol=list(_SYMBOLS[recording.kinds]),
+            write_dir=str(directory),
+        )
     write_text(directory / "RECORDS", "".join(f"{name}\n" for name in names))
     return names
 
@@ -256,14 +270,20 @@ def _rhythm(duration_s, mean_rr_s, paced, rng):
         kinds = np.full(n, CLASSES.index("Q"))
         rr = mean_rr_s * (1 + 0.004 * rng.standard_normal(n))
     else:
-        rates = np.array([rng.uniform(0.02, 0.14), rng.uniform(0.04, 0.18), rng.uniform(0.01, 0.05)])  # S, V, F
+        rates = np.array(
+            [rng.uniform(0.02, 0.14), rng.uniform(0.04, 0.18), rng.uniform(0.01, 0.05)]
+        )  # S, V, F
         kinds = rng.choice(4, n, p=[1 - rates.sum(), *rates])
-        kinds[1:][(kinds[1:] > 0) & (kinds[:-1] > 0)] = 0  # no runs: each ectopic beat follows a sinus beat
+        kinds[1:][(kinds[1:] > 0) & (kinds[:-1] > 0)] = (
+            0  # no runs: each ectopic beat follows a sinus beat
+        )
         kinds[0] = 0
         # two peaks of the RR spectrum: Mayer waves at 0.1 Hz and respiration at 0.25 Hz (McSharry, section II)
         t = mean_rr_s * np.arange(n)
         depth = rng.uniform(0.005, 0.04, 2)
-        swing = sum(a * np.sin(2 * np.pi * (f * t + rng.random())) for a, f in zip(depth, (0.1, 0.25)))
+        swing = sum(
+            a * np.sin(2 * np.pi * (f * t + rng.random())) for a, f in zip(depth, (0.1, 0.25))
+        )
         rr = mean_rr_s * (1 + swing + 0.01 * rng.standard_normal(n))  # rr[k] leads to beat k
         early = np.select(
             [kinds == 1, kinds == 2, kinds == 3],
@@ -338,11 +358,16 @@ def _draw(times_s, waves, cycle_s, n_samples, fs):
     theta = 2 * np.pi * (at / fs - times_s[:, None]) / cycle_s
     beats = np.zeros((*at.shape, 2))
     for wave in range(waves.shape[1]):
-        angle, width, *amplitude = np.moveaxis(waves[:, wave], -1, 0)[..., None]  # each (n_beats, 1)
+        angle, width, *amplitude = np.moveaxis(waves[:, wave], -1, 0)[
+            ..., None
+        ]  # each (n_beats, 1)
         bump = np.exp(-0.5 * ((theta - angle) / width) ** 2)
         beats += bump[..., None] * np.stack(amplitude, axis=-1)
     at = np.clip(at, -1, n_samples) + 1  # what lies outside falls into a bin at either end
-    signal = [np.bincount(at.ravel(), beats[..., lead].ravel(), minlength=n_samples + 2) for lead in range(2)]
+    signal = [
+        np.bincount(at.ravel(), beats[..., lead].ravel(), minlength=n_samples + 2)
+        for lead in range(2)
+    ]
     return np.stack(signal, axis=-1)[1:-1]
 
 
@@ -350,7 +375,10 @@ def _noise(n_samples, fs, rng):
     """Baseline wander, mains hum and muscle noise (n_samples, 2), in mV; levels differ between patients."""
     t = np.arange(n_samples) / fs
     noise = np.zeros((n_samples, 2))
-    for low_hz, high_hz, most_mv in ((0.02, 0.08, 0.2), (0.15, 0.40, 0.12)):  # electrode drift, respiration
+    for low_hz, high_hz, most_mv in (
+        (0.02, 0.08, 0.2),
+        (0.15, 0.40, 0.12),
+    ):  # electrode drift, respiration
         wander = np.sin(2 * np.pi * (rng.uniform(low_hz, high_hz) * t + rng.random()))
         noise += wander[:, None] * rng.uniform(0.2, 1, 2) * most_mv
     mains_hz = rng.choice([50.0, 60.0])

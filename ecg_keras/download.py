@@ -67,7 +67,9 @@ def download(name, directory, *, sampling_rate=100, n_threads=32, progress=True)
     if name == "mitbih-csv":
         return _from_kaggle(directory)
     project, wanted = DATASETS[name]
-    return _from_physionet(project, lambda file: wanted(file, sampling_rate), directory, n_threads, progress)
+    return _from_physionet(
+        project, lambda file: wanted(file, sampling_rate), directory, n_threads, progress
+    )
 
 
 def _from_kaggle(directory):
@@ -77,7 +79,9 @@ def _from_kaggle(directory):
     for name in ("mitbih_train.csv", "mitbih_test.csv"):
         found = next(iter(sorted(source.rglob(name))), None)
         if found is None:
-            raise ValueError(f"{_HEARTBEAT} from Kaggle has no {name} (looked in {source}); its owner may have changed it.")
+            raise ValueError(
+                f"{_HEARTBEAT} from Kaggle has no {name} (looked in {source}); its owner may have changed it."
+            )
         with atomic_path(directory / name) as part:
             shutil.copyfile(found, part)
     return directory
@@ -90,7 +94,9 @@ def _from_physionet(project, wanted, directory, n_threads, progress):
     sums = _checksums(_fetch(f"{project}/SHA256SUMS.txt"), project)
     files = {file: digest for file, digest in sums.items() if wanted(file)}
     if not files:
-        raise ValueError(f"{project}/SHA256SUMS.txt lists {len(sums)} files, but none of those expected.")
+        raise ValueError(
+            f"{project}/SHA256SUMS.txt lists {len(sums)} files, but none of those expected."
+        )
 
     def get(file):
         path = directory / file
@@ -106,7 +112,9 @@ def _from_physionet(project, wanted, directory, n_threads, progress):
             for done in tqdm(work, desc=project, unit="file", disable=not progress):
                 done.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # the first failure, or Ctrl-C, ends the rest
+            pool.shutdown(
+                wait=False, cancel_futures=True
+            )  # the first failure, or Ctrl-C, ends the rest
             raise
     return directory
 
@@ -136,12 +144,17 @@ def _fetch(file, *, digest=None):
             try:
                 with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
                     content = answer.read()
-            except (OSError, http.client.HTTPException) as error:  # refused, not found, timed out, cut
+            except (
+                OSError,
+                http.client.HTTPException,
+            ) as error:  # refused, not found, timed out, cut
                 failures.append(f"{url}: {error}")
                 continue
             if digest is None or hashlib.sha256(content).hexdigest() == digest:
                 return content
-            failures.append(f"{url}: {len(content)} bytes that do not match the publisher's checksum")
+            failures.append(
+                f"{url}: {len(content)} bytes that do not match the publisher's checksum"
+            )
         time.sleep(_PAUSE_S * attempt)
     raise OSError(
         f"cannot fetch {file} ({failures[-1]}); check the network and run the same command again: "
@@ -156,7 +169,13 @@ def _is_mitdb(file, _):
 
 def _is_ptbxl(file, sampling_rate):
     """The records of one rate and the tables."""
-    return file.startswith(f"records{sampling_rate}/") or ("/" not in file and file.endswith((".csv", ".txt")))
+    return file.startswith(f"records{sampling_rate}/") or (
+        "/" not in file and file.endswith((".csv", ".txt"))
+    )
 
 
-DATASETS = {"mitbih-csv": None, "mitdb": ("mitdb/1.0.0", _is_mitdb), "ptbxl": ("ptb-xl/1.0.3", _is_ptbxl)}
+DATASETS = {
+    "mitbih-csv": None,
+    "mitdb": ("mitdb/1.0.0", _is_mitdb),
+    "ptbxl": ("ptb-xl/1.0.3", _is_ptbxl),
+}

@@ -82,8 +82,16 @@ class Epochs(keras.callbacks.Callback):
         if self.progress:
             from tqdm.auto import tqdm
 
-            seconds = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30  # between lines of a log file
-            self.bar = tqdm(total=self.params["steps"], unit="batch", dynamic_ncols=True, leave=False, mininterval=seconds)
+            seconds = (
+                0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30
+            )  # between lines of a log file
+            self.bar = tqdm(
+                total=self.params["steps"],
+                unit="batch",
+                dynamic_ncols=True,
+                leave=False,
+                mininterval=seconds,
+            )
             if self.done:
                 tqdm.write(f"going on after epoch {self.done} of {self.settings['epochs']}")
 
@@ -97,9 +105,15 @@ class Epochs(keras.callbacks.Callback):
 
     def _seed(self, epoch):
         """Begin the draws of dropout where this epoch's begin: a weights file does not hold how far they were."""
-        states = [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
+        states = [
+            variable for variable in self.model.variables if variable.name == "seed_generator_state"
+        ]
         for number, state in enumerate(states):
-            state.assign(np.random.SeedSequence([self.settings["seed"], number, epoch]).generate_state(2, np.uint32))
+            state.assign(
+                np.random.SeedSequence([self.settings["seed"], number, epoch]).generate_state(
+                    2, np.uint32
+                )
+            )
 
     def on_train_batch_end(self, batch, logs=None):
         if self.bar is not None:
@@ -137,7 +151,11 @@ class Epochs(keras.callbacks.Callback):
     def _validated(self):
         """Loss and figures on the validation part."""
         probabilities = predict(self.model, self.val)
-        y = self.val.y if self.val.multi_label else np.eye(len(self.val.classes), dtype=np.float32)[self.val.y]
+        y = (
+            self.val.y
+            if self.val.multi_label
+            else np.eye(len(self.val.classes), dtype=np.float32)[self.val.y]
+        )
         loss = float(keras.ops.convert_to_numpy(self.model.loss(y, probabilities)))
         row = {"val_loss": loss}
         if not self.val.multi_label:
@@ -152,7 +170,9 @@ class Epochs(keras.callbacks.Callback):
         optimizer, variables = self.model.optimizer, self.model.trainable_variables
         kept = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
         optimizer.finalize_variable_values(variables)
-        for variable in variables:  # JAX would else share, and give away, the optimizer's own arrays
+        for (
+            variable
+        ) in variables:  # JAX would else share, and give away, the optimizer's own arrays
             variable.assign(keras.ops.convert_to_numpy(variable).copy())
 
         def back():
@@ -180,7 +200,13 @@ class Epochs(keras.callbacks.Callback):
     def _write_state(self, epoch):
         """Name the files to go on from, then drop those no longer named."""
         last, best = f"last-{epoch}.weights.h5", f"best-{self.best_row + 1}.weights.h5"
-        state = {"key": self.key, "rows": self.rows, "best": self.best_row, "last": last, "finished": self.finished}
+        state = {
+            "key": self.key,
+            "rows": self.rows,
+            "best": self.best_row,
+            "last": last,
+            "finished": self.finished,
+        }
         write_json(self.folder / "state.json", state)
         for file in self.folder.glob("*.weights.h5"):
             if file.name not in (last, best):
@@ -191,7 +217,9 @@ class Epochs(keras.callbacks.Callback):
         if self.bar is None:
             return
         figures = f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  val_{self.monitor} {row[f'val_{self.monitor}']:.4f}"
-        self.bar.write(f"epoch {row['epoch']:3d}  {figures}  {row['seconds']:.0f} s{'  best' if better else ''}")
+        self.bar.write(
+            f"epoch {row['epoch']:3d}  {figures}  {row['seconds']:.0f} s{'  best' if better else ''}"
+        )
 
     def on_train_end(self, logs=None):
         if self.bar is not None:

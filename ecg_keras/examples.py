@@ -35,7 +35,9 @@ def typical_rows(ds, *, most=12):
     {'N': 1, 'V': 3}
     """
     counts = ds.class_counts()
-    kept = sorted((name for name in ds.classes if counts[name]), key=lambda name: -counts[name])[:most]
+    kept = sorted((name for name in ds.classes if counts[name]), key=lambda name: -counts[name])[
+        :most
+    ]
     found = {}
     for i, name in enumerate(ds.classes):
         if name not in kept:

@@ -17,7 +17,16 @@ from ecg_keras import faithfulness, overlays
 from ecg_keras._checks import check_option, check_signals
 from ecg_keras.attribution import METHODS, branch_shares
 from ecg_keras.dataset import ECGDataset
-from ecg_keras.explanations import AFTER_S, BEFORE_S, QRS_S, Explanations, check_pictures, checks_html, row_pictures, write
+from ecg_keras.explanations import (
+    AFTER_S,
+    BEFORE_S,
+    QRS_S,
+    Explanations,
+    check_pictures,
+    checks_html,
+    row_pictures,
+    write,
+)
 from ecg_keras.parts import balanced_rows, replacement
 from ecg_keras.probe import Probe
 from ecg_keras.serving import predict
@@ -107,18 +116,28 @@ def explain(
         raise ValueError(f"methods is empty; choose of {', '.join(METHODS)}.")
     if target not in ("predicted", "true", *ds.classes):
         known = ", ".join(ds.classes)
-        raise ValueError(f"target={target!r} is not a class; choose 'predicted', 'true' or one of {known}.")
+        raise ValueError(
+            f"target={target!r} is not a class; choose 'predicted', 'true' or one of {known}."
+        )
     rows = None if rows is None else _checked_rows(rows, len(ds))
     waveforms = ds.x if ds.grid is None else _waveforms(signals, ds)
     Probe(model, ds[:1])  # refuses what does not fit before anything takes time
     scores = predict(_whole(model, ds), ds)
     if rows is None:
-        drawn = () if waveforms is None or ds.grid is None else np.flatnonzero(np.isfinite(waveforms).all(axis=(1, 2)))
+        drawn = (
+            ()
+            if waveforms is None or ds.grid is None
+            else np.flatnonzero(np.isfinite(waveforms).all(axis=(1, 2)))
+        )
         chosen = default_rows(ds, scores, typical=drawn)
         rows, roles = np.array(list(chosen), int), list(chosen.values())
     else:
         roles = ["chosen"] * len(rows)
-    check = np.array(balanced_rows(ds.y, check_rows, seed=seed), int) if check_rows else np.array([], int)
+    check = (
+        np.array(balanced_rows(ds.y, check_rows, seed=seed), int)
+        if check_rows
+        else np.array([], int)
+    )
     average = _rows_to_average(ds, scores, seed) if check_rows else np.array([], int)
     back = np.array(balanced_rows(ds.y, _PER_CLASS, seed=seed + 1), int)
     all_rows, places = np.unique(np.concatenate([rows, check, average, back]), return_inverse=True)
@@ -128,8 +147,12 @@ def explain(
     own, checked, averaged, background = (probe[part] for part in parts)
     fill = replacement(background)
     compute = {
-        "gradcam": functools.partial(METHODS["gradcam"], layer=layer, weights=weights, guided=guided, background=fill[None]),
-        "shap": functools.partial(METHODS["shap"], background=fill[None] if _heavy(probe) else background.x[:8], seed=seed),
+        "gradcam": functools.partial(
+            METHODS["gradcam"], layer=layer, weights=weights, guided=guided, background=fill[None]
+        ),
+        "shap": functools.partial(
+            METHODS["shap"], background=fill[None] if _heavy(probe) else background.x[:8], seed=seed
+        ),
         "lime": functools.partial(METHODS["lime"], background=fill[None], seed=seed),
     }
     targets = _targets(ds.y[rows], scores[rows], target, ds.classes)
@@ -148,13 +171,26 @@ def explain(
         attributions=attributions,
         freqs_hz=probe.freqs_hz,
         times_s=probe.times_s,
-        branches=branch_shares(own, targets, background=background[np.arange(min(16, len(background)))]),
+        branches=branch_shares(
+            own, targets, background=background[np.arange(min(16, len(background)))]
+        ),
         seconds=seconds,
         probe=own,
     )
     if check_rows:
         start = time.perf_counter()
-        _check(found, ds, scores, waveforms, compute, (check, checked), (average, averaged), fill, plant, seed)
+        _check(
+            found,
+            ds,
+            scores,
+            waveforms,
+            compute,
+            (check, checked),
+            (average, averaged),
+            fill,
+            plant,
+            seed,
+        )
         seconds["checks"] = time.perf_counter() - start
     if out_dir is not None:
         write(found, ds, out_dir)
@@ -184,7 +220,11 @@ def report_section(model, test, *, network=None, signals=None):
     """
     few = min(_REPORT_ROWS, max(4, len(test) // 4))
     found = explain(
-        model if network is None else network, test, methods=_installed(), signals=signals, check_rows=few
+        model if network is None else network,
+        test,
+        methods=_installed(),
+        signals=signals,
+        check_rows=few,
     )
     pictures = {**check_pictures(found, test), **row_pictures(found)}
     return "What decided", checks_html(found), pictures
@@ -209,7 +249,9 @@ def _checked_rows(rows, n):
         raise ValueError(f"rows must be row numbers, such as [0, 17], got {rows!r}.")
     wrong = (rows < -n) | (rows >= n)
     if wrong.any():
-        raise ValueError(f"row {rows[wrong][0]} is not there: the data set has {n} rows, 0 to {n - 1}.")
+        raise ValueError(
+            f"row {rows[wrong][0]} is not there: the data set has {n} rows, 0 to {n - 1}."
+        )
     return rows % n
 
 
@@ -219,7 +261,9 @@ def _waveforms(signals, ds):
     if signals is not None:
         signals = check_signals("signals", signals)
         if signals.shape != shape:
-            raise ValueError(f"signals must have shape {shape}: the waveforms of the rows of ds; got {signals.shape}.")
+            raise ValueError(
+                f"signals must have shape {shape}: the waveforms of the rows of ds; got {signals.shape}."
+            )
         return signals
     if ds.examples is None or not ds.is_images or ds.examples.grid is not None:
         return None
@@ -227,7 +271,9 @@ def _waveforms(signals, ds):
 
     waveforms = np.full(shape, np.nan, np.float32)
     for signal, image in zip(ds.examples.x, represent(ds.examples, ds.grid).x):
-        gaps = np.abs(ds.x[:, :, 0] - image[:, 0]).max(axis=(1, 2))  # one frequency or frame band tells rows apart
+        gaps = np.abs(ds.x[:, :, 0] - image[:, 0]).max(
+            axis=(1, 2)
+        )  # one frequency or frame band tells rows apart
         row = int(gaps.argmin())
         if np.abs(ds.x[row] - image).max() < 1e-3:
             waveforms[row] = signal
@@ -268,11 +314,17 @@ def default_rows(ds, probabilities, *, typical=()):
         if ds.multi_label:
             true, said, doubt = ds.y[:, i] == 1, probabilities[:, i] >= 0.5, 1 - probabilities[:, i]
         else:
-            true, said, doubt = ds.y == i, probabilities.argmax(axis=1) == i, probabilities.max(axis=1)
+            true, said, doubt = (
+                ds.y == i,
+                probabilities.argmax(axis=1) == i,
+                probabilities.max(axis=1),
+            )
         hits, misses = np.flatnonzero(true & said), np.flatnonzero(true & ~said)
         usual = hits if len(hits) else np.flatnonzero(true)
         if len(hits):
-            chosen.setdefault(int(hits[probabilities[hits, i].argmax()]), f"{name}: most confident hit")
+            chosen.setdefault(
+                int(hits[probabilities[hits, i].argmax()]), f"{name}: most confident hit"
+            )
         if len(misses):
             chosen.setdefault(int(misses[doubt[misses].argmax()]), f"{name}: most confident miss")
         if len(usual):
@@ -294,16 +346,23 @@ def _targets(y, scores, target, classes):
         return scores.argmax(axis=1)
     if y.ndim == 1:
         return y
-    return np.where(y.any(axis=1), np.where(y == 1, scores, -1).argmax(axis=1), scores.argmax(axis=1))
+    return np.where(
+        y.any(axis=1), np.where(y == 1, scores, -1).argmax(axis=1), scores.argmax(axis=1)
+    )
 
 
 def _rows_to_average(ds, scores, seed):
     """Up to 200 rows of each class that the model gets right; fewer of large rows."""
-    right = scores.argmax(axis=1) == (np.where(ds.y == 1, scores, -1).argmax(axis=1) if ds.multi_label else ds.y)
+    right = scores.argmax(axis=1) == (
+        np.where(ds.y == 1, scores, -1).argmax(axis=1) if ds.multi_label else ds.y
+    )
     labels = scores.argmax(axis=1)
     rng = np.random.default_rng(seed)
     most = int(np.clip(_AVERAGED_BYTES // (4 * ds.x[0].size * len(ds.classes)), 5, _PER_CLASS))
-    rows = [rng.permutation(np.flatnonzero(right & (labels == i)))[:most] for i in range(len(ds.classes))]
+    rows = [
+        rng.permutation(np.flatnonzero(right & (labels == i)))[:most]
+        for i in range(len(ds.classes))
+    ]
     return np.concatenate(rows).astype(int)
 
 
@@ -317,17 +376,26 @@ def _check(found, ds, scores, waveforms, compute, check, average, fill, plant, s
     of_few = {name: _some(a, few) for name, a in attributions.items()}
     checks = {
         "rows": len(rows),
-        "removal": faithfulness.deletion_and_insertion(probe, targets, attributions, fill=fill, seed=seed),
-        "other_weights": faithfulness.other_weights(probe[few], targets[few], of_few, compute, seed=seed),
+        "removal": faithfulness.deletion_and_insertion(
+            probe, targets, attributions, fill=fill, seed=seed
+        ),
+        "other_weights": faithfulness.other_weights(
+            probe[few], targets[few], of_few, compute, seed=seed
+        ),
         "agreement": {
-            f"{a} and {b}": value for (a, b), value in faithfulness.agreement(probe, attributions, seed=seed).items()
+            f"{a} and {b}": value
+            for (a, b), value in faithfulness.agreement(probe, attributions, seed=seed).items()
         },
     }
     if "shap" in methods:
-        gaps = np.concatenate([found["shap"].quality["additivity"], attributions["shap"].quality["additivity"]])
+        gaps = np.concatenate(
+            [found["shap"].quality["additivity"], attributions["shap"].quality["additivity"]]
+        )
         checks["additivity"] = {"largest": float(gaps.max()), "n": len(gaps)}
     if "lime" in methods:
-        checks["lime_r2"] = faithfulness.mean_with_interval(attributions["lime"].quality["r2"], seed=seed)
+        checks["lime_r2"] = faithfulness.mean_with_interval(
+            attributions["lime"].quality["r2"], seed=seed
+        )
     if plant:
         checks["planted"] = faithfulness.planted_shares(probe, methods=methods, seed=seed)
     found.checks = checks
@@ -341,13 +409,22 @@ def _check(found, ds, scores, waveforms, compute, check, average, fill, plant, s
 
 def _some(a, rows):
     """Some rows of an attribution."""
-    return type(a)(a.method, a.view[rows], None if a.signal is None else a.signal[rows], {"view": a.quality["view"]})
+    return type(a)(
+        a.method,
+        a.view[rows],
+        None if a.signal is None else a.signal[rows],
+        {"view": a.quality["view"]},
+    )
 
 
 def _average(found, ds, waveforms, by_method, seed):
     """Average attribution of each class around the R peak, and the share of it inside the QRS."""
     found.checks["qrs"] = {}
-    if waveforms is None or not np.isfinite(waveforms).all() or any(a.signal is None for *_, a in by_method.values()):
+    if (
+        waveforms is None
+        or not np.isfinite(waveforms).all()
+        or any(a.signal is None for *_, a in by_method.values())
+    ):
         return
     before, after = round(BEFORE_S * ds.fs), round(AFTER_S * ds.fs)
     window = slice(before + round(QRS_S[0] * ds.fs), before + round(QRS_S[1] * ds.fs) + 1)
@@ -368,7 +445,9 @@ def _average(found, ds, waveforms, by_method, seed):
                 parts["signal"] = cut(x[:, :, tall])
             parts[method] = cut(values)
             positive = np.maximum(parts[method], 0)
-            total = np.array([np.maximum(row, 0).sum() for row, at in zip(values, peaks) for _ in at])
+            total = np.array(
+                [np.maximum(row, 0).sum() for row, at in zip(values, peaks) for _ in at]
+            )
             inside = np.nansum(positive[:, window], axis=1)
             ok = total > 0
             share = faithfulness.mean_with_interval(inside[ok] / total[ok], seed=seed)

@@ -99,8 +99,15 @@ def verdicts(found):
         if rank["mean"] is not None and rank["mean"] >= _LIMITS["other_weights"]:
             said.append("the picture hardly changes with other weights")
         planted = checks.get("planted")
-        if planted and name in planted and planted["accuracy"] >= 0.9 and planted[name]["mean"] < _LIMITS["planted"]:
-            said.append(f"less than {100 * _LIMITS['planted']:.0f} % of it lies inside a planted difference")
+        if (
+            planted
+            and name in planted
+            and planted["accuracy"] >= 0.9
+            and planted[name]["mean"] < _LIMITS["planted"]
+        ):
+            said.append(
+                f"less than {100 * _LIMITS['planted']:.0f} % of it lies inside a planted difference"
+            )
         if name == "shap" and checks["additivity"]["largest"] > _LIMITS["additivity"]:
             said.append("values do not sum to the difference within 2 %")
     return failures
@@ -120,11 +127,16 @@ def write(found, ds, out_dir):
     if found.checks:
         gallery = pages.figures(*(pages.figure(*picture, wide=True) for picture in checks.values()))
         sections.append(("checks", "Can the pictures be believed?", checks_html(found) + gallery))
-    gallery = pages.figures(*(pages.figure(*picture, wide=found.times_s is not None) for picture in rows.values()))
+    gallery = pages.figures(
+        *(pages.figure(*picture, wide=found.times_s is not None) for picture in rows.values())
+    )
     sections.append(("rows", "Row by row", _legend(found) + gallery))
     banner = SYNTHETIC if ds.synthetic else None
     lead = f"<p>{pages.escape(found.probe.name)} on {pages.escape(ds.source)}: {len(found)} rows explained.</p>"
-    write_text(out_dir / "explanations.html", pages.page("What decided", sections, lead=lead, banner=banner))
+    write_text(
+        out_dir / "explanations.html",
+        pages.page("What decided", sections, lead=lead, banner=banner),
+    )
 
 
 def _numbers(found, ds):
@@ -136,12 +148,17 @@ def _numbers(found, ds):
             "explained": found.classes[target],
             "true": _true(found, i),
             "probabilities": dict(zip(found.classes, found.probabilities[i])),
-            **({} if found.branches is None else {"branches": {k: v[i] for k, v in found.branches.items()}}),
+            **(
+                {}
+                if found.branches is None
+                else {"branches": {k: v[i] for k, v in found.branches.items()}}
+            ),
         }
         for i, (row, role, target) in enumerate(zip(found.rows, found.roles, found.targets))
     ]
     quality = {
-        name: {key: value for key, value in a.quality.items() if key != "cells"} for name, a in found.attributions.items()
+        name: {key: value for key, value in a.quality.items() if key != "cells"}
+        for name, a in found.attributions.items()
     }
     return {
         "source": ds.source,
@@ -156,7 +173,11 @@ def _numbers(found, ds):
 def _true(found, i):
     """True label of a row as text."""
     y = found.y[i]
-    return "+".join(np.array(found.classes)[y == 1]) or "none" if found.y.ndim == 2 else found.classes[y]
+    return (
+        "+".join(np.array(found.classes)[y == 1]) or "none"
+        if found.y.ndim == 2
+        else found.classes[y]
+    )
 
 
 def row_pictures(found):
@@ -166,11 +187,15 @@ def row_pictures(found):
         name = found.classes[found.targets[i]]
         said = found.classes[found.probabilities[i].argmax()]
         chance = found.probabilities[i, found.targets[i]]
-        title = f"row {row}: true {_true(found, i)}, predicted {said}; explained: {name} ({chance:.3f})"
+        title = (
+            f"row {row}: true {_true(found, i)}, predicted {said}; explained: {name} ({chance:.3f})"
+        )
         fig = overlays.plot_explanation(
             found.attributions,
             i,
-            signal=None if probe.signals is None or np.isnan(probe.signals[i]).any() else probe.signals[i],
+            signal=None
+            if probe.signals is None or np.isnan(probe.signals[i]).any()
+            else probe.signals[i],
             image=probe.x[i] if probe.grid is not None else None,
             fs=probe.fs,
             unit=probe.unit,
@@ -188,7 +213,10 @@ def _branch_text(found, i):
     """Shares of the branches in one row's score, with sign."""
     values = {name: float(v[i]) for name, v in found.branches.items()}
     total = sum(abs(v) for v in values.values()) or 1.0
-    return ", ".join(f"{name} {100 * abs(v) / total:.0f} % {'for' if v >= 0 else 'against'}" for name, v in values.items())
+    return ", ".join(
+        f"{name} {100 * abs(v) / total:.0f} % {'for' if v >= 0 else 'against'}"
+        for name, v in values.items()
+    )
 
 
 def check_pictures(found, ds):
@@ -196,10 +224,21 @@ def check_pictures(found, ds):
     if not found.checks:
         return {}
     fig = overlays.plot_removal(found.checks["removal"], list(found.attributions))
-    pictures = {"explained_removal": (png(fig), "Parts taken out, and put in, in the order of each method and at random.")}
-    shown = {name: parts for name, parts in found.averages.items() if all(m in parts for m in found.attributions)}
+    pictures = {
+        "explained_removal": (
+            png(fig),
+            "Parts taken out, and put in, in the order of each method and at random.",
+        )
+    }
+    shown = {
+        name: parts
+        for name, parts in found.averages.items()
+        if all(m in parts for m in found.attributions)
+    }
     if shown:
-        fig = overlays.plot_averages(shown, fs=ds.fs, unit=ds.unit, before=round(BEFORE_S * ds.fs), qrs_s=QRS_S)
+        fig = overlays.plot_averages(
+            shown, fs=ds.fs, unit=ds.unit, before=round(BEFORE_S * ds.fs), qrs_s=QRS_S
+        )
         caption = "Average beat and attribution of each class, aligned on the R peak; yellow: 80 ms before to 120 ms after it."
         pictures["explained_averages"] = (png(fig, dpi=110), caption)
     return pictures
@@ -215,12 +254,17 @@ def _legend(found):
     }
     text = []
     for name, a in found.attributions.items():
-        guided = ", times what each sample or pixel adds by its own gradient" if a.quality.get("guided") else ""
+        guided = (
+            ", times what each sample or pixel adds by its own gradient"
+            if a.quality.get("guided")
+            else ""
+        )
         step, weights = a.quality.get("step_ms") or 0, a.quality.get("weights")
         text.append(words[name].format(step=step, weights=weights, guided=guided))
     return (
         "<p class=quiet>Red speaks for the class explained, blue against it; the score is the class's log-odds against "
-        "all others. " + pages.escape("; ".join(text))
+        "all others. "
+        + pages.escape("; ".join(text))
         + ". P, Q, R, S and T are marked where a simple rule finds them.</p>\n"
     )
 
@@ -232,22 +276,41 @@ def checks_html(found):
     good = [titles[name] for name, said in failures.items() if not said]
     html = f"<p>{checks['rows']} rows drawn from all classes were used for the checks.</p>\n"
     html += f"<p><b>{pages.escape(', '.join(good) or 'No method')} passed every check.</b></p>\n"
-    html += pages.bullets([f"{titles[name]}: {'; '.join(said)}." for name, said in failures.items() if said])
+    html += pages.bullets(
+        [f"{titles[name]}: {'; '.join(said)}." for name, said in failures.items() if said]
+    )
     planted = checks.get("planted") or {}
     rows = []
     for name, title in titles.items():
         removal = checks["removal"][name]
         gains = [_span(removal[kind]) for kind in ("deletion_gain", "insertion_gain")]
-        rows.append([title, *gains, _span(checks["other_weights"][name]), _span(planted.get(name), _whole_percent)])
-    headers = ["method", "deletion gain", "insertion gain", "rank corr., other weights", "inside planted span"]
+        rows.append(
+            [
+                title,
+                *gains,
+                _span(checks["other_weights"][name]),
+                _span(planted.get(name), _whole_percent),
+            ]
+        )
+    headers = [
+        "method",
+        "deletion gain",
+        "insertion gain",
+        "rank corr., other weights",
+        "inside planted span",
+    ]
     html += pages.table(headers, rows, caption="Means over rows, with 95 % intervals")
-    html += "<p class=quiet>" + "<br>".join(pages.escape(note) for note in _notes(checks)) + "</p>\n"
+    html += (
+        "<p class=quiet>" + "<br>".join(pages.escape(note) for note in _notes(checks)) + "</p>\n"
+    )
     if checks["agreement"]:
         pairs = []
         for names, value in checks["agreement"].items():
             first, second = names.split(" and ")
             pairs.append([f"{titles[first]}, {titles[second]}", _span(value)])
-        html += pages.table(["methods", "Spearman"], pairs, caption="Agreement of what speaks for the class")
+        html += pages.table(
+            ["methods", "Spearman"], pairs, caption="Agreement of what speaks for the class"
+        )
     if checks["qrs"]:
         rows = [
             [
@@ -262,7 +325,9 @@ def checks_html(found):
     if found.branches is not None:
         sizes = {name: np.abs(values) for name, values in found.branches.items()}
         total = np.maximum(sum(sizes.values()), 1e-9)
-        rows = [[name, _whole_percent(float((size / total).mean()))] for name, size in sizes.items()]
+        rows = [
+            [name, _whole_percent(float((size / total).mean()))] for name, size in sizes.items()
+        ]
         caption = "Share of each branch in the decision (Shapley values over branches, mean over the rows shown)"
         html += pages.table(["branch", "share"], rows, caption=caption)
     return html + _legend(found)
@@ -278,7 +343,11 @@ def _notes(checks):
     ]
     if planted := checks.get("planted"):
         first, last = planted["span_s"]
-        learned = "" if planted["accuracy"] >= 0.9 else " It did not learn the task, so these shares say little."
+        learned = (
+            ""
+            if planted["accuracy"] >= 0.9
+            else " It did not learn the task, so these shares say little."
+        )
         notes.append(
             f"Planted span: share of positive attribution inside, for the same architecture trained on synthetic beats that "
             f"differ only from {first:.2f} to {last:.2f} s ({_whole_percent(planted['chance'])} of the row; accuracy "
@@ -286,9 +355,13 @@ def _notes(checks):
         )
     if gap := checks.get("additivity"):
         most = pages.percent(gap["largest"], 2)
-        notes.append(f"SHAP: over {gap['n']} rows, the values' sum is off by {most} of the difference at most.")
+        notes.append(
+            f"SHAP: over {gap['n']} rows, the values' sum is off by {most} of the difference at most."
+        )
     if "lime_r2" in checks:
-        notes.append(f"LIME: its linear fit explains {_span(checks['lime_r2'], pages.percent)} of the score's variance.")
+        notes.append(
+            f"LIME: its linear fit explains {_span(checks['lime_r2'], pages.percent)} of the score's variance."
+        )
     return notes
 
 

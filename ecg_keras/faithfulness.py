@@ -53,7 +53,9 @@ def deletion_and_insertion(probe, targets, attributions, *, fill=None, n_random=
     counts = np.unique(np.round(np.linspace(0, cells.n, _STEPS + 1)).astype(int))
     names = [*attributions, *range(n_random)]
     worth = {name: cells.gather(a.view) for name, a in attributions.items()}
-    curves = {kind: np.zeros((len(names), len(probe), len(counts))) for kind in ("deletion", "insertion")}
+    curves = {
+        kind: np.zeros((len(names), len(probe), len(counts))) for kind in ("deletion", "insertion")
+    }
     for row in range(len(probe)):
         ranks = []
         for name in names:
@@ -63,22 +65,34 @@ def deletion_and_insertion(probe, targets, attributions, *, fill=None, n_random=
             ranks.append(np.argsort(order))
         taken = np.array(ranks)[:, None, :] < counts[:, None]  # (orders, steps, parts)
         flat = cells.where(taken.reshape(-1, cells.n))
-        metadata = None if probe.metadata is None else np.repeat(probe.metadata[row : row + 1], len(flat), axis=0)
+        metadata = (
+            None
+            if probe.metadata is None
+            else np.repeat(probe.metadata[row : row + 1], len(flat), axis=0)
+        )
         for kind, kept in (("deletion", ~flat), ("insertion", flat)):
             rows = np.where(kept, probe.x[row], fill).astype(np.float32)
             p = probe.probabilities(rows, metadata)[:, targets[row]]
             curves[kind][:, row] = p.reshape(len(names), -1)
     share = counts / cells.n
-    areas = {kind: np.trapezoid(values, share, axis=2) for kind, values in curves.items()}  # (orders, rows)
+    areas = {
+        kind: np.trapezoid(values, share, axis=2) for kind, values in curves.items()
+    }  # (orders, rows)
     n = len(attributions)
-    result = {"share": share, "parts": cells.n, "random": {k: v[n:].mean(axis=(0, 1)) for k, v in curves.items()}}
+    result = {
+        "share": share,
+        "parts": cells.n,
+        "random": {k: v[n:].mean(axis=(0, 1)) for k, v in curves.items()},
+    }
     for i, name in enumerate(attributions):
         gains = {
             "deletion_gain": areas["deletion"][n:].mean(axis=0) - areas["deletion"][i],
             "insertion_gain": areas["insertion"][i] - areas["insertion"][n:].mean(axis=0),
         }
         result[name] = {kind: values[i].mean(axis=0) for kind, values in curves.items()}
-        result[name] |= {kind: mean_with_interval(values, seed=seed) for kind, values in gains.items()}
+        result[name] |= {
+            kind: mean_with_interval(values, seed=seed) for kind, values in gains.items()
+        }
     return result
 
 
@@ -131,14 +145,26 @@ def agreement(probe, attributions, *, seed=0):
             values[name] = np.maximum(Cells(probe, _PARTS, leads=False).gather(a.view), 0)
     names = [name for name in values]
     return {
-        (first, second): mean_with_interval(_row_correlations(values[first], values[second]), seed=seed)
+        (first, second): mean_with_interval(
+            _row_correlations(values[first], values[second]), seed=seed
+        )
         for i, first in enumerate(names)
         for second in names[i + 1 :]
         if values[first].shape == values[second].shape
     }
 
 
-def planted(n, *, n_samples=187, fs=125.0, leads=("ECG",), classes=("plain", "planted"), span=_SPAN, freq_hz=None, seed=0):
+def planted(
+    n,
+    *,
+    n_samples=187,
+    fs=125.0,
+    leads=("ECG",),
+    classes=("plain", "planted"),
+    span=_SPAN,
+    freq_hz=None,
+    seed=0,
+):
     """Make synthetic beats of two classes that differ only in a known stretch of time.
 
     Both have P, QRS and T waves and noise; the second class also has an oscillation inside `span`, with a
@@ -177,7 +203,12 @@ def planted(n, *, n_samples=187, fs=125.0, leads=("ECG",), classes=("plain", "pl
     y, at = np.arange(n) % 2, np.arange(n_samples)
     shape = (n, n_samples, len(leads))
     x = 0.15 * rng.standard_normal(shape)
-    for centre, width_s, tall in ((0.1, 0.02, 1.0), (0.25, 0.06, 0.3), (0.7, 0.05, 0.12), (0.8, 0.02, 1.0)):
+    for centre, width_s, tall in (
+        (0.1, 0.02, 1.0),
+        (0.25, 0.06, 0.3),
+        (0.7, 0.05, 0.12),
+        (0.8, 0.02, 1.0),
+    ):
         moved = centre * n_samples + rng.uniform(-0.03, 0.03, (n, 1, 1)) * n_samples
         size = tall * rng.uniform(0.8, 1.2, (n, 1, len(leads)))
         x += size * np.exp(-0.5 * ((at[:, None] - moved) / (width_s * fs)) ** 2)
@@ -190,7 +221,9 @@ def planted(n, *, n_samples=187, fs=125.0, leads=("ECG",), classes=("plain", "pl
     return ECGDataset(x, y, classes=tuple(classes), fs=fs, leads=tuple(leads), source=source)
 
 
-def planted_shares(probe, *, methods=("gradcam", "shap", "lime"), n_train=512, n_rows=15, epochs=8, seed=0):
+def planted_shares(
+    probe, *, methods=("gradcam", "shap", "lime"), n_train=512, n_rows=15, epochs=8, seed=0
+):
     """Train the same architecture anew on `planted` rows, and see how much of each explanation lies in the planted span.
 
     Parameters
@@ -216,7 +249,15 @@ def planted_shares(probe, *, methods=("gradcam", "shap", "lime"), n_train=512, n
 
     n_samples = probe.length or probe.n_samples
     make = lambda n, at: _as_view(  # noqa: E731
-        probe, planted(n, n_samples=n_samples, fs=probe.fs, leads=probe.leads, classes=probe.classes, seed=[seed, at])
+        probe,
+        planted(
+            n,
+            n_samples=n_samples,
+            fs=probe.fs,
+            leads=probe.leads,
+            classes=probe.classes,
+            seed=[seed, at],
+        ),
     )
     train, test = make(n_train, 0), make(256, 1)
     keras.utils.set_random_seed(seed)
@@ -224,9 +265,17 @@ def planted_shares(probe, *, methods=("gradcam", "shap", "lime"), n_train=512, n
     labels = np.eye(len(probe.classes), dtype=np.float32)
     network.compile(
         keras.optimizers.AdamW(3e-3),
-        keras.losses.BinaryCrossentropy() if probe.multi_label else keras.losses.CategoricalCrossentropy(),
+        keras.losses.BinaryCrossentropy()
+        if probe.multi_label
+        else keras.losses.CategoricalCrossentropy(),
     )
-    network.fit(probe.feed(train.x, train.metadata), labels[train.y], batch_size=32, epochs=epochs, verbose=0)
+    network.fit(
+        probe.feed(train.x, train.metadata),
+        labels[train.y],
+        batch_size=32,
+        epochs=epochs,
+        verbose=0,
+    )
     taught = probe.replaced(network, test)
     scores = taught.log_odds()[:, :2]
     rows = np.flatnonzero(test.y == 1)[:n_rows]
@@ -285,4 +334,3 @@ def _row_correlations(first, second):
     a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (a, b))
     norm = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), norm, out=np.full(len(a), np.nan), where=norm > 0)
-

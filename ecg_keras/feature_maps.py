@@ -34,7 +34,9 @@ class Map:
     kind: str  # "time", "image" or "frequency"
     grid: object  # geometry of the image or spectrum it was made from, or None
     branch: str  # nested model it lies in, or ""
-    crops: object = None  # the `Crops` layer that feeds the branch, if it sees crops of what the network takes
+    crops: object = (
+        None  # the `Crops` layer that feeds the branch, if it sees crops of what the network takes
+    )
 
     @property
     def n_crops(self):
@@ -47,16 +49,23 @@ class Map:
         layer, places = self.layer, np.array([[0.0, n or 1] for n in self.layer.output.shape[1:-1]])
         while True:
             source = layer.input[0] if isinstance(layer.input, (list, tuple)) else layer.input
-            before, after = (np.array([[n or 1] for n in tensor.shape[1:-1]], float) for tensor in (source, layer.output))
+            before, after = (
+                np.array([[n or 1] for n in tensor.shape[1:-1]], float)
+                for tensor in (source, layer.output)
+            )
             if len(before) != len(after):
                 break
             if getattr(layer, "padding", None) == "valid" and hasattr(layer, "strides"):
-                steps, sizes = (np.reshape(value, (-1, 1)) for value in (layer.strides, _window(layer)))
+                steps, sizes = (
+                    np.reshape(value, (-1, 1)) for value in (layer.strides, _window(layer))
+                )
                 places = places * steps + (sizes - steps) / 2
             else:
                 places = places * before / after
             layer = source._keras_history.operation
-            if isinstance(layer, keras.layers.InputLayer) or isinstance(layer, tuple(REPRESENTATIONS.values())):
+            if isinstance(layer, keras.layers.InputLayer) or isinstance(
+                layer, tuple(REPRESENTATIONS.values())
+            ):
                 break
         return places / np.array([[n or 1] for n in layer.output.shape[1:-1]])
 
@@ -85,7 +94,11 @@ def feature_maps(network, grid, *, step_s=None, duration_s=None):
     for layer in network.layers:
         if isinstance(layer, tuple(REPRESENTATIONS.values())):
             grid = layer.grid
-    kind = "time" if grid is None else ("frequency" if type(grid).__name__ == "SpectrumGrid" else "image")
+    kind = (
+        "time"
+        if grid is None
+        else ("frequency" if type(grid).__name__ == "SpectrumGrid" else "image")
+    )
     own = [layer for layer in network.layers if layer.name == "features"]
     if not own:
         own = [layer for layer in network.layers if isinstance(layer, _CONVOLUTIONS)]
@@ -98,7 +111,11 @@ def feature_maps(network, grid, *, step_s=None, duration_s=None):
         if isinstance(layer, keras.Model):
             crops = layer._inbound_nodes[0].input_tensors[0]._keras_history.operation
             crops = crops if isinstance(crops, Crops) else None
-            seen_s = duration_s if crops is None or duration_s is None else duration_s * crops.length / crops.input.shape[1]
+            seen_s = (
+                duration_s
+                if crops is None or duration_s is None
+                else duration_s * crops.length / crops.input.shape[1]
+            )
             inside = feature_maps(layer, grid, step_s=step_s, duration_s=seen_s)
             found += [Map(m.layer, m.kind, m.grid, m.branch or layer.name, crops) for m in inside]
     return found
@@ -111,12 +128,18 @@ def _window(layer):
 
 def _finer(network, last, positions):
     """The deepest layer up to `last` that everything passes and whose map has that many positions over time."""
-    order = [layer for layer in network.layers if not isinstance(layer, (keras.Model, keras.layers.InputLayer))]
+    order = [
+        layer
+        for layer in network.layers
+        if not isinstance(layer, (keras.Model, keras.layers.InputLayer))
+    ]
     shape = last.output.shape
     positions = _COLUMNS if len(shape) == 4 else positions
     best = last
     for layer in order[: order.index(last) + 1][::-1]:
-        same = len(layer.output.shape) == len(shape) and not isinstance(layer, tuple(REPRESENTATIONS.values()))
+        same = len(layer.output.shape) == len(shape) and not isinstance(
+            layer, tuple(REPRESENTATIONS.values())
+        )
         if not same or not _all_pass(last, layer):
             continue
         best = layer
@@ -133,8 +156,12 @@ def _all_pass(last, layer):
         if operation is layer or id(operation) in seen:
             continue
         seen.add(id(operation))
-        if isinstance(operation, keras.layers.InputLayer) or isinstance(operation, tuple(REPRESENTATIONS.values())):
+        if isinstance(operation, keras.layers.InputLayer) or isinstance(
+            operation, tuple(REPRESENTATIONS.values())
+        ):
             return False
         nodes = operation._inbound_nodes
-        open_ += [tensor._keras_history.operation for node in nodes[:1] for tensor in node.input_tensors]
+        open_ += [
+            tensor._keras_history.operation for node in nodes[:1] for tensor in node.input_tensors
+        ]
     return True

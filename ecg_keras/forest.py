@@ -15,11 +15,19 @@ from ecg_keras.spectrograms import compiled, in_batches
 from ecg_keras.trees import SURE, AverageBeat, Trees
 
 _BATCH = 64
-_BOOSTING = {"max_depth": 4, "learning_rate": 0.04, "min_samples_leaf": 10, "subsample": 0.7, "max_features": "sqrt"}
+_BOOSTING = {
+    "max_depth": 4,
+    "learning_rate": 0.04,
+    "min_samples_leaf": 10,
+    "subsample": 0.7,
+    "max_features": "sqrt",
+}
 _SHORTEST_S = 2.0  # signals shorter than this hold one beat and are taken as they are
 
 
-def beat_forest(like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25, after_s=0.45, boosted=0, seed=0):
+def beat_forest(
+    like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25, after_s=0.45, boosted=0, seed=0
+):
     """Extremely randomised trees on the average beat, and boosted ones: for each class, trees that tell it from the others.
 
     Parameters
@@ -55,12 +63,16 @@ def beat_forest(like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25,
     (None, 5)
     """
     if trees < 0 or boosted < 0 or not trees + boosted:
-        raise ValueError(f"beat_forest needs trees of one kind or both, got trees={trees} and boosted={boosted}.")
+        raise ValueError(
+            f"beat_forest needs trees of one kind or both, got trees={trees} and boosted={boosted}."
+        )
     inputs = signal_input(like, "beat_forest")
     if like.x.shape[1] / like.fs < _SHORTEST_S:
         values = keras.layers.Flatten(name="values")(inputs)
     else:
-        values = AverageBeat(like.fs, before_s=before_s, after_s=after_s, name="values", dtype="float32")(inputs)
+        values = AverageBeat(
+            like.fs, before_s=before_s, after_s=after_s, name="values", dtype="float32"
+        )(inputs)
     features = in_batches(compiled(keras.Model(inputs, values)), like.x, values.shape[1:], _BATCH)
     targets = like.y if like.multi_label else np.eye(len(like.classes), dtype=int)[like.y]
     says = []
@@ -68,12 +80,17 @@ def beat_forest(like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25,
     for grow, n, options in ((_randomised, trees, randomised), (_boosted, boosted, _BOOSTING)):
         if not n:
             continue
-        grown = [grow(features, column.astype(int), n, options, _state(seed, i)) for i, column in enumerate(targets.T)]
+        grown = [
+            grow(features, column.astype(int), n, options, _state(seed, i))
+            for i, column in enumerate(targets.T)
+        ]
         name = grow.__name__.strip("_") if trees and boosted else "embedding"
         layer = Trees(*_sizes(grown), boosted=grow is _boosted, name=name, dtype="float32")
         says.append(layer(values))
         layer.plant(grown)
-    embedding = keras.layers.Average(name="embedding", dtype="float32")(says) if len(says) > 1 else says[0]
+    embedding = (
+        keras.layers.Average(name="embedding", dtype="float32")(says) if len(says) > 1 else says[0]
+    )
     model = keras.Model(inputs, classifier(embedding, like), name="beat_forest")
     head = model.get_layer("probabilities")
     head.set_weights([np.eye(len(like.classes)), np.zeros(len(like.classes))])
@@ -89,10 +106,17 @@ def _randomised(features, wanted, trees, options, state):
     """The trees (scikit-learn's `Tree`) of one class, each with the share of that class at its nodes."""
     from sklearn.ensemble import ExtraTreesClassifier
 
-    forest = ExtraTreesClassifier(trees, random_state=state, n_jobs=-1, **options).fit(features, wanted)
-    counts = [tree.tree_.value[:, 0] for tree in forest.estimators_]  # of the rows without and with the class
+    forest = ExtraTreesClassifier(trees, random_state=state, n_jobs=-1, **options).fit(
+        features, wanted
+    )
+    counts = [
+        tree.tree_.value[:, 0] for tree in forest.estimators_
+    ]  # of the rows without and with the class
     has = forest.classes_ == 1  # a class that no train row has, or every one, is one column
-    return [(tree.tree_, count[:, has].sum(axis=1) / count.sum(axis=1)) for tree, count in zip(forest.estimators_, counts)]
+    return [
+        (tree.tree_, count[:, has].sum(axis=1) / count.sum(axis=1))
+        for tree, count in zip(forest.estimators_, counts)
+    ]
 
 
 def _boosted(features, wanted, trees, options, state):
@@ -105,8 +129,13 @@ def _boosted(features, wanted, trees, options, state):
 
         stump = DecisionTreeRegressor().fit(features[:1], [0.0]).tree_
         return [(stump, np.array([_log_odds(np.clip(share, SURE, 1 - SURE)) / trees]))] * trees
-    forest = GradientBoostingClassifier(n_estimators=trees, random_state=state, **options).fit(features, wanted)
-    grown = [(tree.tree_, options["learning_rate"] * tree.tree_.value[:, 0, 0]) for tree in forest.estimators_[:, 0]]
+    forest = GradientBoostingClassifier(n_estimators=trees, random_state=state, **options).fit(
+        features, wanted
+    )
+    grown = [
+        (tree.tree_, options["learning_rate"] * tree.tree_.value[:, 0, 0])
+        for tree in forest.estimators_[:, 0]
+    ]
     grown[0] = grown[0][0], grown[0][1] + _log_odds(share)
     return grown
 
@@ -119,4 +148,9 @@ def _log_odds(share):
 def _sizes(grown):
     """Classes, trees per class, most nodes of a tree, and the greatest depth."""
     trees = [tree for forest in grown for tree, _ in forest]
-    return len(grown), len(grown[0]), max(tree.node_count for tree in trees), max(tree.max_depth for tree in trees)
+    return (
+        len(grown),
+        len(grown[0]),
+        max(tree.node_count for tree in trees),
+        max(tree.max_depth for tree in trees),
+    )

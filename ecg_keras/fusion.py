@@ -70,7 +70,13 @@ def multimodal(
     (None, 5)
     """
     signal = signal_input(like, "multimodal")
-    options = {"filters": filters, "kernel_size": kernel_size, "width": width, "depth": depth, "heads": heads}
+    options = {
+        "filters": filters,
+        "kernel_size": kernel_size,
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+    }
     embeddings = []
     for name in ("time", "spectrum"):
         inputs = x = keras.Input(signal.shape[1:], name="signal")
@@ -135,17 +141,26 @@ def hybrid(
     (None, 5)
     """
     check_option("fusion", fusion, ("concatenate", "mean"))
-    branches, trained = tuple(branches), {name: _network(model) for name, model in (trained or {}).items()}
+    branches, trained = (
+        tuple(branches),
+        {name: _network(model) for name, model in (trained or {}).items()},
+    )
     options, weights = dict(options or {}), dict(weights or {})
     for name in (*branches, *trained, *options, *weights):
         check_option("branch", name, (*BRANCHES, "metadata"))
-    if not set(branches) & set(BRANCHES) or len(set(branches)) != len(branches) or set(trained) - set(branches):
+    if (
+        not set(branches) & set(BRANCHES)
+        or len(set(branches)) != len(branches)
+        or set(trained) - set(branches)
+    ):
         raise ValueError(
             f"branches must be different names with at least one of {', '.join(BRANCHES)}, and trained models "
             f"belong to one of them; got branches={branches}, trained for {tuple(trained)}."
         )
     if weights and (fusion != "mean" or not all(value > 0 for value in weights.values())):
-        raise ValueError(f"weights are positive numbers of the branches of fusion='mean'; got {weights} with fusion={fusion!r}.")
+        raise ValueError(
+            f"weights are positive numbers of the branches of fusion='mean'; got {weights} with fusion={fusion!r}."
+        )
     signal = signal_input(like, "hybrid")
     fixed = {name for name in branches if name in _FITTED or (freeze and name in trained)}
     inputs, embeddings, logits, frozen, counts = [signal], [], [], [], []

@@ -16,9 +16,11 @@ LIMIT = 1e-7  # probabilities stay this far from 0 and 1 before their logarithm 
 
 
 def output_kind(network):
-    """"softmax" or "sigmoid", by the activation of the layer that gives the output; None for another."""
+    """ "softmax" or "sigmoid", by the activation of the layer that gives the output; None for another."""
     activation = getattr(network.outputs[0]._keras_history.operation, "activation", None)
-    return {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}.get(activation)
+    return {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}.get(
+        activation
+    )
 
 
 def forward(network):
@@ -41,19 +43,26 @@ def forward(network):
         @jax.jit
         def run(trained, fixed, inputs):
             with _without_activation(network):
-                return network.stateless_call(trained, fixed, inputs, training=False)[0].astype("float32")
+                return network.stateless_call(trained, fixed, inputs, training=False)[0].astype(
+                    "float32"
+                )
 
         def padded(inputs):
             n = len(inputs[0])
             room = max(16, 1 << (n - 1).bit_length())  # few shapes to compile for
-            inputs = [np.concatenate([array, np.zeros((room - n, *array.shape[1:]), np.float32)]) for array in inputs]
+            inputs = [
+                np.concatenate([array, np.zeros((room - n, *array.shape[1:]), np.float32)])
+                for array in inputs
+            ]
             return np.asarray(run(*_values(network), inputs))[:n]
 
         return padded
 
     def run(inputs):
         with _without_activation(network):
-            return keras.ops.convert_to_numpy(network([keras.ops.convert_to_tensor(a) for a in inputs], training=False))
+            return keras.ops.convert_to_numpy(
+                network([keras.ops.convert_to_tensor(a) for a in inputs], training=False)
+            )
 
     return run
 
@@ -109,10 +118,14 @@ def backward(network, layers, crops, kind, view):
 
                 with _tapped(layers, keep), _without_activation(network):
                     score = total(network(inputs, training=False), chosen)
-            *gradients, slope = tape.gradient(score, [*maps, inputs[view]], unconnected_gradients="zero")
+            *gradients, slope = tape.gradient(
+                score, [*maps, inputs[view]], unconnected_gradients="zero"
+            )
             return maps, gradients, slope
 
-        return lambda inputs, chosen: run([tf.convert_to_tensor(a) for a in inputs], tf.convert_to_tensor(chosen))
+        return lambda inputs, chosen: run(
+            [tf.convert_to_tensor(a) for a in inputs], tf.convert_to_tensor(chosen)
+        )
     if backend == "jax":
         import jax
 
@@ -132,7 +145,10 @@ def backward(network, layers, crops, kind, view):
 
         def run(inputs, chosen):
             n = len(chosen)
-            deltas = [np.zeros((n * k, *layer.output.shape[1:]), np.float32) for layer, k in zip(layers, crops)]
+            deltas = [
+                np.zeros((n * k, *layer.output.shape[1:]), np.float32)
+                for layer, k in zip(layers, crops)
+            ]
             (gradients, slope), maps = graph(deltas, inputs[view], _values(network), inputs, chosen)
             return maps, gradients, slope
 

@@ -67,7 +67,9 @@ class SpectrogramGrid:
         for name in ("frame_length", "hop_length"):
             value = getattr(self, name)
             if value != int(value) or value < 1:
-                raise ValueError(f"{name} must be a whole number of samples, at least 1, got {value}.")
+                raise ValueError(
+                    f"{name} must be a whole number of samples, at least 1, got {value}."
+                )
             object.__setattr__(self, name, int(value))
         if self.frame_length < 4:
             raise ValueError(f"frame_length must be at least 4 samples, got {self.frame_length}.")
@@ -92,7 +94,9 @@ class SpectrogramGrid:
     def image_shape(self, n_samples, n_leads):
         """(height, width, channels) of the image of one row of signals."""
         if self.rgb and n_leads != 1:
-            raise ValueError(f"rgb=True colours one lead, got {n_leads} leads; leave rgb=False, one channel per lead.")
+            raise ValueError(
+                f"rgb=True colours one lead, got {n_leads} leads; leave rgb=False, one channel per lead."
+            )
         height, width = self.size or (self.n_freqs, self.n_frames(n_samples))
         return height, width, 3 if self.rgb else n_leads
 
@@ -166,7 +170,10 @@ class ScalogramGrid:
         for name in ("fs", "low_hz", "bandwidth", "center", "top_db"):
             check_positive(name, getattr(self, name))
         put("high_hz", min(40.0, 0.4 * self.fs) if self.high_hz is None else self.high_hz)
-        put("hop_length", max(1, round(0.04 * self.fs)) if self.hop_length is None else self.hop_length)
+        put(
+            "hop_length",
+            max(1, round(0.04 * self.fs)) if self.hop_length is None else self.hop_length,
+        )
         if not self.low_hz < self.high_hz < self.fs / 2:
             raise ValueError(
                 f"frequencies must rise from low_hz to high_hz and stay below fs / 2 = {self.fs / 2:g} Hz, "
@@ -192,7 +199,9 @@ class ScalogramGrid:
     def image_shape(self, n_samples, n_leads):
         """(height, width, channels) of the image of one row of signals."""
         if self.rgb and n_leads != 1:
-            raise ValueError(f"rgb=True colours one lead, got {n_leads} leads; leave rgb=False, one channel per lead.")
+            raise ValueError(
+                f"rgb=True colours one lead, got {n_leads} leads; leave rgb=False, one channel per lead."
+            )
         height, width = self.size or (self.n_freqs, self.n_frames(n_samples))
         return height, width, 3 if self.rgb else n_leads
 

@@ -117,7 +117,15 @@ def scalogram_cnn(
 
 
 def vgg2d(
-    like, *, filters=(32, 64, 128), convolutions=2, kernel_size=3, block_dropout=0.1, dense_units=(128,), dropout=0.5, grid=None
+    like,
+    *,
+    filters=(32, 64, 128),
+    convolutions=2,
+    kernel_size=3,
+    block_dropout=0.1,
+    dense_units=(128,),
+    dropout=0.5,
+    grid=None,
 ):
     """Plain stacks of 3 x 3 convolutions and max pooling on spectrograms (Simonyan and Zisserman, ICLR 2015).
 
@@ -198,6 +206,8 @@ def resnet2d(
     x = convolution(x, filters[0], stem_kernel, strides=stem_strides)
     for stage, n in enumerate(filters):
         for i in range(blocks):
-            x = residual_block(x, n, kernel_size, strides=2 if stage and i == 0 else 1, dropout=block_dropout)
+            x = residual_block(
+                x, n, kernel_size, strides=2 if stage and i == 0 else 1, dropout=block_dropout
+            )
     outputs = classifier(pooled(x), like, dense_units=dense_units, dropout=dropout)
     return keras.Model(inputs, outputs, name="resnet2d")

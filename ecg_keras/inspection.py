@@ -26,7 +26,10 @@ class Inspection(dict):
     def __str__(self):
         rows = _table(self)
         widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        lines = [
+            "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows
+        ]
         return "\n".join([*lines, *(f"! {finding}" for finding in self["findings"])])
 
     def _repr_html_(self):
@@ -58,14 +61,22 @@ def inspect(train=None, val=None, test=None):
     >>> found["parts"]["test"]["duplicates"], found["findings"][-1]
     (1, 'test: 1 of 4 rows are exact copies of others.')
     """
-    parts = {name: part for name, part in (("train", train), ("val", val), ("test", test)) if part is not None}
+    parts = {
+        name: part
+        for name, part in (("train", train), ("val", val), ("test", test))
+        if part is not None
+    }
     if not parts:
         raise ValueError("inspect needs at least one of train, val and test.")
     digests = {name: _digests(part.x) for name, part in parts.items()}
-    result = Inspection(parts={name: _describe(part, digests[name]) for name, part in parts.items()})
+    result = Inspection(
+        parts={name: _describe(part, digests[name]) for name, part in parts.items()}
+    )
     names = list(parts)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    result["shared_rows"] = {f"{a}, {b}": len(np.intersect1d(digests[a], digests[b])) for a, b in pairs}
+    result["shared_rows"] = {
+        f"{a}, {b}": len(np.intersect1d(digests[a], digests[b])) for a, b in pairs
+    }
     result["shared_patients"] = {
         f"{a}, {b}": len(np.intersect1d(parts[a].patients, parts[b].patients))
         for a, b in pairs
@@ -103,7 +114,12 @@ def plot_labelled(ds, *, per_class=3, seed=0):
         for ax, row in zip(line, rng.permutation(rows)[:per_class]):
             if ds.is_images:
                 image = np.clip(ds.x[row], 0, 1)
-                ax.imshow(image if image.shape[2] == 3 else image[:, :, 0], origin="lower", aspect="auto", cmap="magma")
+                ax.imshow(
+                    image if image.shape[2] == 3 else image[:, :, 0],
+                    origin="lower",
+                    aspect="auto",
+                    cmap="magma",
+                )
             else:
                 ax.plot(ds.x[row][:, 0], color="#1b2a3a", linewidth=0.9)
             label = "+".join(np.array(ds.classes)[ds.y[row] == 1]) if ds.multi_label else name
@@ -127,7 +143,12 @@ def _table(inspection):
     shown = [
         ("rows", lambda p: f"{p['rows']:,}"),
         ("shape of a row", lambda p: " x ".join(str(size) for size in p["shape"])),
-        ("duration", lambda p: "-" if p["duration_s"] is None else f"{p['duration_s']:.2f} s at {p['fs']:g} Hz"),
+        (
+            "duration",
+            lambda p: (
+                "-" if p["duration_s"] is None else f"{p['duration_s']:.2f} s at {p['fs']:g} Hz"
+            ),
+        ),
         ("leads or channels", lambda p: p["channels"]),
         ("range", lambda p: f"{round(p['min'], 4):.4g} to {round(p['max'], 4):.4g} {p['unit']}"),
         ("mean, standard deviation", lambda p: f"{p['mean']:.3g}, {p['std']:.3g}"),
@@ -136,20 +157,29 @@ def _table(inspection):
         ("recordings", lambda p: "not named" if p["records"] is None else f"{p['records']:,}"),
         ("rows with a constant lead", lambda p: f"{max(p['constant_leads'].values()):,}"),
         ("copies within the part", lambda p: f"{p['duplicates']:,}"),
-        ("smallest class", lambda p: "{} ({:,})".format(*min(p["class_counts"].items(), key=lambda item: item[1]))),
+        (
+            "smallest class",
+            lambda p: "{} ({:,})".format(*min(p["class_counts"].items(), key=lambda item: item[1])),
+        ),
     ]
     rows = [[label, *(show(part) for part in parts.values())] for label, show in shown]
     rows = [row for row in rows if set(row[1:]) != {"-"}]
     for first in list(parts)[:-1]:
         shared = [inspection["shared_rows"].get(f"{first}, {name}") for name in parts]
-        rows.append([f"rows also in {first}", *("" if count is None else f"{count:,}" for count in shared)])
+        rows.append(
+            [f"rows also in {first}", *("" if count is None else f"{count:,}" for count in shared)]
+        )
     return [["", *parts], *rows]
 
 
 def _describe(part, digests):
     """Numbers of one part."""
     x = part.x[:: max(1, len(part) // _SAMPLE_ROWS)]
-    channels = part.leads if x.shape[-1] == len(part.leads) else tuple(f"channel {i}" for i in range(x.shape[-1]))
+    channels = (
+        part.leads
+        if x.shape[-1] == len(part.leads)
+        else tuple(f"channel {i}" for i in range(x.shape[-1]))
+    )
     axes = tuple(range(1, part.x.ndim - 1))
     still = np.ptp(part.x, axis=axes) == 0  # (n, channels)
     equal = [
@@ -206,23 +236,36 @@ def _findings(parts, result):
         n = part["rows"]
         counts = part["class_counts"]
         if absent := [kind for kind, count in counts.items() if not count]:
-            found.append(f"{name}: no row of {', '.join(absent)}; what the model does with them is not known from it.")
+            found.append(
+                f"{name}: no row of {', '.join(absent)}; what the model does with them is not known from it."
+            )
         if few := [f"{kind} ({count})" for kind, count in counts.items() if 0 < count < _FEW_ROWS]:
-            found.append(f"{name}: few rows of {', '.join(few)}; figures of these classes are coarse.")
+            found.append(
+                f"{name}: few rows of {', '.join(few)}; figures of these classes are coarse."
+            )
         for lead, count in part["constant_leads"].items():
             if count:
                 found.append(f"{name}: {lead} does not move in {count:,} of {n:,} rows.")
         for pair in part["equal_leads"]:
             found.append(f"{name}: {pair} in every row looked at; one of them adds nothing.")
         if part["duplicates"] and not part["resampled"]:
-            found.append(f"{name}: {part['duplicates']:,} of {n:,} rows are exact copies of others.")
-        if part["label_runs"] is not None and n >= 100 and part["label_runs"] < 0.05 and part["patients"] is None:
+            found.append(
+                f"{name}: {part['duplicates']:,} of {n:,} rows are exact copies of others."
+            )
+        if (
+            part["label_runs"] is not None
+            and n >= 100
+            and part["label_runs"] < 0.05
+            and part["patients"] is None
+        ):
             found.append(
                 f"{name}: rows are sorted by class; order, batch statistics or context between rows would carry the label."
             )
     for pair, count in result["shared_rows"].items():
         if count:
-            found.append(f"{count:,} rows are in both {pair.replace(', ', ' and ')}, to the last digit.")
+            found.append(
+                f"{count:,} rows are in both {pair.replace(', ', ' and ')}, to the last digit."
+            )
     for pair, count in result["shared_patients"].items():
         if count:
             found.append(f"{count:,} patients are in both {pair.replace(', ', ' and ')}.")

@@ -123,7 +123,11 @@ def find_waves(signal, *, fs, peaks=None):
     signal = _columns(signal)
     n_samples = _used(signal)
     peaks = find_r_peaks(signal, fs=fs) if peaks is None else np.asarray(peaks)
-    signal = signal[:n_samples, np.ptp(signal[:n_samples], axis=0).argmax()] if n_samples else signal[:, 0]
+    signal = (
+        signal[:n_samples, np.ptp(signal[:n_samples], axis=0).argmax()]
+        if n_samples
+        else signal[:, 0]
+    )
     rest, found = np.median(signal) if n_samples else 0.0, []
     for i, peak in enumerate(peaks):
         tall = abs(signal[peak] - rest)

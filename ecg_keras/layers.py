@@ -62,7 +62,9 @@ class Spectrogram(keras.layers.Layer):
         grid = self.grid
         x = ops.cast(signals, "float32")
         n_samples, n_leads = x.shape[1:]
-        x = ops.reshape(ops.transpose(x, (0, 2, 1)), (-1, n_samples, 1))  # (batch * leads, samples, 1)
+        x = ops.reshape(
+            ops.transpose(x, (0, 2, 1)), (-1, n_samples, 1)
+        )  # (batch * leads, samples, 1)
         if grid.center:
             half = grid.frame_length // 2
             x = ops.pad(x, ((0, 0), (half, half), (0, 0)), mode="reflect")
@@ -70,7 +72,9 @@ class Spectrogram(keras.layers.Layer):
         real, imaginary = ops.split(parts, 2, axis=-1)
         power = ops.square(real) + ops.square(imaginary)  # (batch * leads, frames, freqs)
         power = ops.reshape(power, (-1, n_leads, grid.n_frames(n_samples), grid.n_freqs))
-        image = ops.transpose(_decibels(power, grid.top_db), (0, 3, 2, 1))  # (batch, freqs, frames, leads)
+        image = ops.transpose(
+            _decibels(power, grid.top_db), (0, 3, 2, 1)
+        )  # (batch, freqs, frames, leads)
         return ops.cast(_finished(image, grid), self.compute_dtype)
 
     def get_config(self):
@@ -80,7 +84,9 @@ class Spectrogram(keras.layers.Layer):
 def _fourier_kernel(frame_length):
     """Hann-windowed cosines, then sines, as a convolution kernel (frame_length, 1, 2 * n_freqs)."""
     n = np.arange(frame_length)
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * n / frame_length)  # periodic, as scipy.signal.get_window gives it
+    window = 0.5 - 0.5 * np.cos(
+        2 * np.pi * n / frame_length
+    )  # periodic, as scipy.signal.get_window gives it
     turns = np.exp(-2j * np.pi * np.outer(n, np.arange(frame_length // 2 + 1)) / frame_length)
     kernel = window[:, None] * np.concatenate([turns.real, turns.imag], axis=1)
     return kernel[:, None, :].astype(np.float32)
@@ -89,7 +95,9 @@ def _fourier_kernel(frame_length):
 def _finished(image, grid):
     """Resize and colour an image in [0, 1], as the grid says."""
     if grid.size is not None:
-        image = ops.image.resize(image, grid.size, interpolation="bilinear", data_format="channels_last")
+        image = ops.image.resize(
+            image, grid.size, interpolation="bilinear", data_format="channels_last"
+        )
     if grid.rgb:  # the classic blue-green-red map, piecewise linear
         image = ops.clip(1.5 - ops.abs(4 * image - np.array([3.0, 2.0, 1.0], "float32")), 0, 1)
     return image
@@ -135,15 +143,22 @@ class Scalogram(keras.layers.Layer):
         if not self.built:
             self.build(signals.shape)
         n_samples, n_leads = signals.shape[1:]
-        x = ops.reshape(ops.transpose(signals, (0, 2, 1)), (-1, n_samples, 1))  # (batch * leads, samples, 1)
+        x = ops.reshape(
+            ops.transpose(signals, (0, 2, 1)), (-1, n_samples, 1)
+        )  # (batch * leads, samples, 1)
         bands = []
         for kernel in self._kernels:
             half = kernel.shape[0] // 2
             parts = ops.conv(
-                ops.pad(x, ((0, 0), (half, half), (0, 0))), kernel, strides=self.grid.hop_length, padding="valid"
+                ops.pad(x, ((0, 0), (half, half), (0, 0))),
+                kernel,
+                strides=self.grid.hop_length,
+                padding="valid",
             )
             real, imaginary = ops.split(parts, 2, axis=-1)
-            bands.append(ops.square(real) + ops.square(imaginary))  # (batch * leads, frames, freqs of the band)
+            bands.append(
+                ops.square(real) + ops.square(imaginary)
+            )  # (batch * leads, frames, freqs of the band)
         power = ops.concatenate(bands, axis=-1)
         power = ops.reshape(power, (-1, n_leads, *power.shape[1:]))
         return ops.transpose(power, (0, 3, 2, 1))
@@ -164,7 +179,9 @@ def _morlet_kernels(grid, n_samples):
     """
     step = 16 / (2**grid.precision - 1)  # PyWavelets' support is -8 to 8 scales
     at = -8 + step * np.arange(2**grid.precision)
-    wavelet = np.exp(2j * np.pi * grid.center * at - at**2 / grid.bandwidth) / np.sqrt(np.pi * grid.bandwidth)
+    wavelet = np.exp(2j * np.pi * grid.center * at - at**2 / grid.bandwidth) / np.sqrt(
+        np.pi * grid.bandwidth
+    )
     table = np.conj(np.cumsum(wavelet) * step)
     reach = min(8.0, 4 * np.sqrt(grid.bandwidth))  # exp(-16) of the peak
     octaves = {}
@@ -172,14 +189,20 @@ def _morlet_kernels(grid, n_samples):
         place = (np.arange(scale * 16 + 1) / (scale * step)).astype(int)
         integral = table[place[place < len(table)]][::-1]
         taps = -np.sqrt(scale) * np.diff(np.pad(integral, 1))[::-1]  # a correlation kernel
-        zero = len(taps) - 1 - (1 + (len(integral) - 2) // 2)  # the tap that meets the sample itself
+        zero = (
+            len(taps) - 1 - (1 + (len(integral) - 2) // 2)
+        )  # the tap that meets the sample itself
         half = int(min(np.ceil(reach * scale), n_samples - 1, zero, len(taps) - 1 - zero))
-        octaves.setdefault(int(np.floor(np.log2(scale))), []).append(taps[zero - half : zero + half + 1])
+        octaves.setdefault(int(np.floor(np.log2(scale))), []).append(
+            taps[zero - half : zero + half + 1]
+        )
     kernels = []
     for band in octaves.values():
         half = max(len(taps) for taps in band) // 2
         columns = np.stack([np.pad(taps, half - len(taps) // 2) for taps in band], axis=1)
-        kernels.append(np.concatenate([columns.real, columns.imag], axis=1)[:, None, :].astype(np.float32))
+        kernels.append(
+            np.concatenate([columns.real, columns.imag], axis=1)[:, None, :].astype(np.float32)
+        )
     return kernels
 
 
@@ -213,7 +236,9 @@ class Spectrum(keras.layers.Layer):
         check_signal_shape(self, input_shape)
         freqs, self._share = self.grid.bins(input_shape[1])
         turns = np.exp(-2j * np.pi * np.outer(np.arange(input_shape[1]), freqs) / self.grid.fs)
-        self._kernel = np.concatenate([turns.real, turns.imag], axis=1).astype(np.float32)  # (samples, 2 * bins)
+        self._kernel = np.concatenate([turns.real, turns.imag], axis=1).astype(
+            np.float32
+        )  # (samples, 2 * bins)
 
     def compute_output_shape(self, input_shape):
         return input_shape[0], *self.grid.spectrum_shape(input_shape[1], input_shape[2])
@@ -228,7 +253,10 @@ class Spectrum(keras.layers.Layer):
         power = ops.square(real) + ops.square(imaginary)  # (batch, leads, bins)
         if self._share > 1:
             n_leads = power.shape[1]
-            power = ops.mean(ops.reshape(power, (-1, n_leads, power.shape[2] // self._share, self._share)), axis=-1)
+            power = ops.mean(
+                ops.reshape(power, (-1, n_leads, power.shape[2] // self._share, self._share)),
+                axis=-1,
+            )
         return ops.transpose(power, (0, 2, 1))
 
     def call(self, signals):
@@ -236,7 +264,9 @@ class Spectrum(keras.layers.Layer):
         if self.grid.log:
             spectrum = _decibels(power, self.grid.top_db)
         else:
-            spectrum = ops.sqrt(power / ops.maximum(ops.max(power, axis=(1, 2), keepdims=True), _TINY))
+            spectrum = ops.sqrt(
+                power / ops.maximum(ops.max(power, axis=(1, 2), keepdims=True), _TINY)
+            )
         return ops.cast(spectrum, self.compute_dtype)
 
     def get_config(self):

@@ -29,7 +29,9 @@ def device():
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
-        names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+        names = [
+            tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus
+        ]
     elif backend == "jax":
         import jax
 
@@ -38,7 +40,10 @@ def device():
         import torch
 
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(names) or f"{_processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    return (
+        ", ".join(names)
+        or f"{_processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    )
 
 
 def _processor():
@@ -55,7 +60,16 @@ def _processor():
 def versions():
     """Versions of Python and of the packages a result depends on."""
     found = {"python": platform.python_version()}
-    for name in ("ecg_keras", "keras", "tensorflow", "jax", "torch", "numpy", "scipy", "scikit-learn"):
+    for name in (
+        "ecg_keras",
+        "keras",
+        "tensorflow",
+        "jax",
+        "torch",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+    ):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -21,7 +21,9 @@ from ecg_keras.bootstrap import auc_scores, draw, f1_scores, interval, nan_mean,
 _BINS = 15  # of the calibration error, as in Guo et al. 2017
 
 
-def evaluate(y, probabilities, classes, *, patients=None, records=None, thresholds=None, seed=0, n_boot=1000):
+def evaluate(
+    y, probabilities, classes, *, patients=None, records=None, thresholds=None, seed=0, n_boot=1000
+):
     """Measure predicted probabilities against labels.
 
     Parameters
@@ -77,15 +79,25 @@ def evaluate(y, probabilities, classes, *, patients=None, records=None, threshol
     predicted = _predicted(probabilities, thresholds)
     exact = (truth == predicted).all(axis=1)
     support = truth.sum(axis=0)
-    notes = [f"{name} has no row here; it is left out of macro averages." for name, n in zip(classes, support) if not n]
+    notes = [
+        f"{name} has no row here; it is left out of macro averages."
+        for name, n in zip(classes, support)
+        if not n
+    ]
     never = [name for name, n, p in zip(classes, support, predicted.any(axis=0)) if n and not p]
     notes += [f"{name} is never predicted; its precision is counted as 0." for name in never]
-    tp, fp, fn = (truth & predicted).sum(axis=0), (~truth & predicted).sum(axis=0), (truth & ~predicted).sum(axis=0)
+    tp, fp, fn = (
+        (truth & predicted).sum(axis=0),
+        (~truth & predicted).sum(axis=0),
+        (truth & ~predicted).sum(axis=0),
+    )
     auc = auc_scores(truth, probabilities, np.ones((len(y), 1)))[:, 0]
     f1 = f1_scores(tp, fp, fn)
     result = {
         "n": len(y),
-        "n_patients": None if patients is None else len(np.unique(_ids("patients", patients, len(y)))),
+        "n_patients": None
+        if patients is None
+        else len(np.unique(_ids("patients", patients, len(y)))),
         "accuracy": float(exact.mean()),
         "macro_f1": _mean(f1),
         "macro_auc": _mean(auc),
@@ -105,16 +117,24 @@ def evaluate(y, probabilities, classes, *, patients=None, records=None, threshol
         "confusion": _confusion(y, predicted, multi).tolist(),
         "thresholds": None if thresholds is None else [float(value) for value in thresholds],
     }
-    units = None if patients is None else np.unique(_ids("patients", patients, len(y)), return_inverse=True)[1]
+    units = (
+        None
+        if patients is None
+        else np.unique(_ids("patients", patients, len(y)), return_inverse=True)[1]
+    )
     if units is not None and units.max() < 4:
         notes.append(f"intervals rest on {units.max() + 1} patients only; read them with care.")
     draws = draw(truth, predicted, probabilities, units=units, seed=seed, n_boot=n_boot)
-    result["ci95"] = {name: interval(draws.get(name)) for name in ("accuracy", "macro_f1", "macro_auc")}
+    result["ci95"] = {
+        name: interval(draws.get(name)) for name in ("accuracy", "macro_f1", "macro_auc")
+    }
     result["ci95_by"] = "rows" if units is None else "patients"
     result["ci95_draws"] = {name: len(draws.get(name, ())) for name in result["ci95"]}
     if not multi and set("NSV") <= set(classes) <= set(CLASSES):
         records = None if records is None else _ids("records", records, len(y))
-        result["aami"] = aami_block(y, predicted.argmax(axis=1), classes, records=records, draws=draws)
+        result["aami"] = aami_block(
+            y, predicted.argmax(axis=1), classes, records=records, draws=draws
+        )
     result["notes"] = notes
     return result
 
@@ -140,7 +160,11 @@ def macro_f1(y, predictions, *, thresholds=None):
     if y.ndim == 2:
         predicted = predictions >= (0.5 if thresholds is None else np.asarray(thresholds))
         truth = y.astype(bool)
-        counts = (truth & predicted).sum(axis=0), (~truth & predicted).sum(axis=0), (truth & ~predicted).sum(axis=0)
+        counts = (
+            (truth & predicted).sum(axis=0),
+            (~truth & predicted).sum(axis=0),
+            (truth & ~predicted).sum(axis=0),
+        )
     else:
         predicted = predictions.argmax(axis=1) if predictions.ndim == 2 else predictions.astype(int)
         n = int(max(y.max(), predicted.max())) + 1
@@ -161,7 +185,9 @@ def macro_auc(y, probabilities):
     1.0
     """
     y, probabilities = np.asarray(y), np.asarray(probabilities)
-    truth = y.astype(bool) if y.ndim == 2 else np.eye(probabilities.shape[1], dtype=bool)[y.astype(int)]
+    truth = (
+        y.astype(bool) if y.ndim == 2 else np.eye(probabilities.shape[1], dtype=bool)[y.astype(int)]
+    )
     return _mean(auc_scores(truth, probabilities, np.ones((len(y), 1)))[:, 0])
 
 
@@ -187,7 +213,9 @@ def choose_thresholds(y, probabilities):
     """
     y, probabilities = np.asarray(y).astype(bool), np.asarray(probabilities, np.float64)
     if y.ndim != 2 or y.shape != probabilities.shape:
-        raise ValueError(f"y and probabilities must both have shape (n, classes), got {y.shape} and {probabilities.shape}.")
+        raise ValueError(
+            f"y and probabilities must both have shape (n, classes), got {y.shape} and {probabilities.shape}."
+        )
     thresholds = []
     for truth, scores in zip(y.T, probabilities.T):
         order = np.argsort(-scores, kind="stable")
@@ -200,7 +228,9 @@ def choose_thresholds(y, probabilities):
     return thresholds
 
 
-def paired_bootstrap(y, a, b, *, patients=None, thresholds_a=None, thresholds_b=None, seed=0, n_boot=1000):
+def paired_bootstrap(
+    y, a, b, *, patients=None, thresholds_a=None, thresholds_b=None, seed=0, n_boot=1000
+):
     """Difference of two models on the same rows, each draw taking the same rows (or patients) for both.
 
     Parameters
@@ -230,9 +260,14 @@ def paired_bootstrap(y, a, b, *, patients=None, thresholds_a=None, thresholds_b=
     0.0
     """
     if np.shape(a) != np.shape(b):
-        raise ValueError(f"a and b must be predictions for the same rows and classes, got {np.shape(a)} and {np.shape(b)}.")
+        raise ValueError(
+            f"a and b must be predictions for the same rows and classes, got {np.shape(a)} and {np.shape(b)}."
+        )
     same = {"patients": patients, "seed": seed, "n_boot": n_boot}
-    return difference(bootstrap(y, a, thresholds=thresholds_a, **same), bootstrap(y, b, thresholds=thresholds_b, **same))
+    return difference(
+        bootstrap(y, a, thresholds=thresholds_a, **same),
+        bootstrap(y, b, thresholds=thresholds_b, **same),
+    )
 
 
 def bootstrap(y, probabilities, *, patients=None, thresholds=None, seed=0, n_boot=1000):
@@ -250,8 +285,14 @@ def bootstrap(y, probabilities, *, patients=None, thresholds=None, seed=0, n_boo
     y, probabilities = _checked(y, probabilities, classes)
     truth = y.astype(bool) if y.ndim == 2 else np.eye(len(classes), dtype=bool)[y]
     predicted = _predicted(probabilities, _checked_thresholds(thresholds, classes, y.ndim == 2))
-    units = None if patients is None else np.unique(_ids("patients", patients, len(y)), return_inverse=True)[1]
-    tp, fp, fn = (part.sum(axis=0) for part in (truth & predicted, ~truth & predicted, truth & ~predicted))
+    units = (
+        None
+        if patients is None
+        else np.unique(_ids("patients", patients, len(y)), return_inverse=True)[1]
+    )
+    tp, fp, fn = (
+        part.sum(axis=0) for part in (truth & predicted, ~truth & predicted, truth & ~predicted)
+    )
     once = {
         "accuracy": float((truth == predicted).all(axis=1).mean()),
         "macro_f1": _mean(f1_scores(tp, fp, fn)),
@@ -274,7 +315,11 @@ def difference(a, b):
     for name, (value, draws) in a.items():
         other, other_draws = b[name]
         gaps = (other_draws - draws)[np.isfinite(other_draws) & np.isfinite(draws)]
-        tail = (min((gaps <= 0).sum(), (gaps >= 0).sum()) + 1) / (len(gaps) + 1) if len(gaps) else np.nan
+        tail = (
+            (min((gaps <= 0).sum(), (gaps >= 0).sum()) + 1) / (len(gaps) + 1)
+            if len(gaps)
+            else np.nan
+        )
         result[name] = {
             "difference": None if value is None or other is None else other - value,
             "ci95": interval(gaps),
@@ -287,9 +332,18 @@ def _checked(y, probabilities, classes):
     """Labels as int (n,) or bool (n, classes), probabilities as float (n, classes)."""
     y, probabilities = np.asarray(y), np.asarray(probabilities)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
-        raise ValueError(f"probabilities must have shape (n, {len(classes)}), a column per class, got {probabilities.shape}.")
-    if len(y) != len(probabilities) or not len(y) or (y.ndim == 2 and y.shape != probabilities.shape) or y.ndim > 2:
-        raise ValueError(f"y must have shape (n,) or (n, classes) for the {len(probabilities)} predictions, got {y.shape}.")
+        raise ValueError(
+            f"probabilities must have shape (n, {len(classes)}), a column per class, got {probabilities.shape}."
+        )
+    if (
+        len(y) != len(probabilities)
+        or not len(y)
+        or (y.ndim == 2 and y.shape != probabilities.shape)
+        or y.ndim > 2
+    ):
+        raise ValueError(
+            f"y must have shape (n,) or (n, classes) for the {len(probabilities)} predictions, got {y.shape}."
+        )
     if not np.isfinite(probabilities).all():
         bad = ~np.isfinite(probabilities).all(axis=1)
         raise ValueError(
@@ -303,9 +357,13 @@ def _checked(y, probabilities, classes):
         )
     if y.ndim == 1:
         if not np.isin(np.unique(y), np.arange(len(classes))).all():
-            raise ValueError(f"y must hold class numbers 0 to {len(classes) - 1}, got {np.unique(y)}.")
+            raise ValueError(
+                f"y must hold class numbers 0 to {len(classes) - 1}, got {np.unique(y)}."
+            )
         if np.abs(probabilities.sum(axis=1) - 1).max() > 0.02:
-            raise ValueError("probabilities of a single-label task must sum to 1 in every row; give multi-hot y otherwise.")
+            raise ValueError(
+                "probabilities of a single-label task must sum to 1 in every row; give multi-hot y otherwise."
+            )
         return y.astype(np.int64), probabilities
     return y, probabilities
 
@@ -314,11 +372,17 @@ def _checked_thresholds(thresholds, classes, multi):
     """Thresholds as float (classes,), None for single-label."""
     if not multi:
         if thresholds is not None:
-            raise ValueError("thresholds are for multi-label tasks; a single-label row gets its most probable class.")
+            raise ValueError(
+                "thresholds are for multi-label tasks; a single-label row gets its most probable class."
+            )
         return None
-    thresholds = np.full(len(classes), 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
+    thresholds = (
+        np.full(len(classes), 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
+    )
     if thresholds.shape != (len(classes),):
-        raise ValueError(f"thresholds must hold {len(classes)} values, one per class, got shape {thresholds.shape}.")
+        raise ValueError(
+            f"thresholds must hold {len(classes)} values, one per class, got shape {thresholds.shape}."
+        )
     return thresholds
 
 
@@ -326,7 +390,9 @@ def _ids(name, values, n):
     """Identifiers as an array of str (n,)."""
     values = np.asarray(values).astype(str)
     if values.shape != (n,):
-        raise ValueError(f"{name} must name one for each of the {n} rows, got shape {values.shape}.")
+        raise ValueError(
+            f"{name} must name one for each of the {n} rows, got shape {values.shape}."
+        )
     return values
 
 

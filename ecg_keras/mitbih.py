@@ -113,8 +113,15 @@ def load_mitbih_csv(
     start = time.perf_counter()
     files = find_csv_files(directory)
     arrays = _read_cached(files)
-    synthetic = any((folder / "SYNTHETIC.txt").is_file() for folder in {file.path.parent for file in files.values()})
-    source = "synthetic demo set in the form of the MIT-BIH CSV" if synthetic else "MIT-BIH Arrhythmia Database, CSV of beats"
+    synthetic = any(
+        (folder / "SYNTHETIC.txt").is_file()
+        for folder in {file.path.parent for file in files.values()}
+    )
+    source = (
+        "synthetic demo set in the form of the MIT-BIH CSV"
+        if synthetic
+        else "MIT-BIH Arrhythmia Database, CSV of beats"
+    )
     parts = {
         name: ECGDataset(
             arrays[f"x_{name}"],
@@ -205,7 +212,9 @@ def find_csv_files(directory=None):
         place = _KAGGLE_INPUT / folder
         if place.is_dir() and any(_matches(place, name) for name in _FILES.values()):
             return _files_in(place)
-    raise ValueError(f"no directory given, and none found in ECG_KERAS_DATA or {_KAGGLE_INPUT}: {_GET_THEM}.")
+    raise ValueError(
+        f"no directory given, and none found in ECG_KERAS_DATA or {_KAGGLE_INPUT}: {_GET_THEM}."
+    )
 
 
 def _matches(folder, name):
@@ -218,17 +227,27 @@ def _files_in(place):
     """Both files of a folder or zip, or an error that says what is missing."""
     if not place.exists():
         raise ValueError(f"{place}: no such folder or file; {_GET_THEM}.")
-    if place.is_file() and place.suffix == ".zip" and not place.name.startswith(tuple(_FILES.values())):
+    if (
+        place.is_file()
+        and place.suffix == ".zip"
+        and not place.name.startswith(tuple(_FILES.values()))
+    ):
         return _files_in_zip(place)
     if place.is_file():
         place = place.parent
     found = {part: _matches(place, name) for part, name in _FILES.items()}
     missing = [name for part, name in _FILES.items() if not found[part]]
     if missing:
-        zips = [path for path in sorted(place.glob("*.zip")) if not path.name.startswith(tuple(_FILES.values()))]
+        zips = [
+            path
+            for path in sorted(place.glob("*.zip"))
+            if not path.name.startswith(tuple(_FILES.values()))
+        ]
         if len(missing) == 2 and len(zips) == 1:
             return _files_in_zip(zips[0])
-        only = f" ({_FILES[next(p for p in found if found[p])]} is there)" if len(missing) == 1 else ""
+        only = (
+            f" ({_FILES[next(p for p in found if found[p])]} is there)" if len(missing) == 1 else ""
+        )
         raise ValueError(f"{place}: {' and '.join(missing)} not found{only}; {_GET_THEM}.")
     train = found["train"][0]
     beside = [path for path in found["test"] if path.parent == train.parent]
@@ -242,7 +261,10 @@ def _files_in_zip(path):
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: not a zip that can be read ({error}); {_GET_THEM}.") from error
-    members = {part: [name for name in names if pathlib.PurePosixPath(name).name == _FILES[part]] for part in _FILES}
+    members = {
+        part: [name for name in names if pathlib.PurePosixPath(name).name == _FILES[part]]
+        for part in _FILES
+    }
     missing = [_FILES[part] for part in _FILES if not members[part]]
     if missing:
         raise ValueError(f"{path}: holds no {' and no '.join(missing)}; {_GET_THEM}.")
@@ -288,7 +310,14 @@ def read_beats_csv(file):
     _check_looks(file)
     try:
         with file.open() as stream, np.errstate(over="ignore"):  # told below
-            table = pd.read_csv(stream, header=None, dtype=np.float32, na_filter=False, engine="c", encoding="latin-1")
+            table = pd.read_csv(
+                stream,
+                header=None,
+                dtype=np.float32,
+                na_filter=False,
+                engine="c",
+                encoding="latin-1",
+            )
         values = table.to_numpy()
     except (ValueError, OverflowError, EOFError, zlib.error, OSError, zipfile.BadZipFile) as error:
         raise ValueError(_first_fault(file) or f"{file.path}: cannot be read ({error}).") from error
@@ -321,12 +350,18 @@ def _check_looks(file):
     if not head.strip():
         raise ValueError(f"{file.path}: is empty; {_GET_THEM}.")
     if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{file.path}: is a Git LFS pointer, not the data; fetch it with: git lfs pull.")
+        raise ValueError(
+            f"{file.path}: is a Git LFS pointer, not the data; fetch it with: git lfs pull."
+        )
     if head.lstrip()[:1] == b"<":
-        raise ValueError(f"{file.path}: is an HTML page, not a CSV (a download that needed a login?); {_GET_THEM}.")
+        raise ValueError(
+            f"{file.path}: is an HTML page, not a CSV (a download that needed a login?); {_GET_THEM}."
+        )
     first = head.split(b"\n", 1)[0].decode("latin-1").strip().split(",")
     if b"\n" in head and not _number(first[0]) and sum(map(_number, first)) < len(first) / 2:
-        raise ValueError(f"{file.name}: row 1 is a header line ({', '.join(first[:3])} ...); remove it, rows are numbers only.")
+        raise ValueError(
+            f"{file.name}: row 1 is a header line ({', '.join(first[:3])} ...); remove it, rows are numbers only."
+        )
     if b"\n" in head and len(first) != N_SAMPLES + 1:
         raise ValueError(
             f"{file.name}: expected {N_SAMPLES + 1} columns ({N_SAMPLES} samples and a label), got {len(first)} in row 1."
@@ -406,10 +441,14 @@ def _read_rows(folder, lengths):
     table = pd.read_csv(path, dtype={"part": str, "record": str, "patient": str})
     for column in ("part", "record", "patient"):
         if column not in table:
-            raise ValueError(f"{path}: expected a column {column!r}, got {', '.join(table.columns)}.")
+            raise ValueError(
+                f"{path}: expected a column {column!r}, got {', '.join(table.columns)}."
+            )
     parts = [table[table["part"] == name] for name in lengths]
     for (name, n), part in zip(lengths.items(), parts):
         if len(part) != n:
-            raise ValueError(f"{path}: names {len(part)} rows of {_FILES[name]}, which has {n}; write both files anew.")
+            raise ValueError(
+                f"{path}: names {len(part)} rows of {_FILES[name]}, which has {n}; write both files anew."
+            )
     table = pd.concat(parts)
     return table["patient"].to_numpy(), table["record"].to_numpy()

@@ -76,14 +76,19 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
         rows.append(cut)
         labels.append([_CLASSES.index(label) for label in aami_classes(recording.symbols[kept])])
         patient = "+".join(_ONE_PATIENT) if name in _ONE_PATIENT else name
-        origin += [(name, patient, sample, symbol) for sample, symbol in zip(recording.peaks[kept], recording.symbols[kept])]
+        origin += [
+            (name, patient, sample, symbol)
+            for sample, symbol in zip(recording.peaks[kept], recording.symbols[kept])
+        ]
     if not rows:
         raise ValueError(f"{records_dir}: none of {len(names)} records could be read: {skipped[0]}")
     rows, labels = np.concatenate(rows), np.concatenate(labels)
     parts = _divided(labels, test_fraction, np.random.default_rng(seed))
     for part, chosen in parts.items():
         with atomic_path(out_dir / f"mitbih_{part}.csv") as path:
-            np.savetxt(path, np.column_stack([rows[chosen], labels[chosen]]), fmt="%.18e", delimiter=",")
+            np.savetxt(
+                path, np.column_stack([rows[chosen], labels[chosen]]), fmt="%.18e", delimiter=","
+            )
     with atomic_path(out_dir / "mitbih_rows.csv") as path, path.open("w", encoding="utf-8") as file:
         file.write("part,row,record,patient,sample,symbol\n")
         for part, chosen in parts.items():
@@ -91,8 +96,12 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
                 record, patient, sample, symbol = origin[i]
                 file.write(f'{part},{row},{record},{patient},{sample},"{symbol}"\n')
     if synthetic:
-        (out_dir / "SYNTHETIC.txt").write_text("These beats are of synthetic recordings; they were not measured.\n")
-    counts = ", ".join(f"{name} {count:,}" for name, count in zip(_CLASSES, np.bincount(labels, minlength=5)))
+        (out_dir / "SYNTHETIC.txt").write_text(
+            "These beats are of synthetic recordings; they were not measured.\n"
+        )
+    counts = ", ".join(
+        f"{name} {count:,}" for name, count in zip(_CLASSES, np.bincount(labels, minlength=5))
+    )
     line = f"{len(rows):,} rows of {len(names) - len(skipped)} records: {counts}; in {out_dir}, {time.perf_counter() - start:.0f} s"
     return line + "".join(f"\nskipped: {error}" for error in skipped)
 
@@ -119,7 +128,9 @@ def _cut(recording):
         rr = np.diff(peaks[inside])
         usual = np.median(rr) if len(rr) else _FS
         for i in inside:
-            beat = signal[peaks[i] : peaks[i] + min(int(1.2 * usual), _SAMPLES)]  # may reach into the next window
+            beat = signal[
+                peaks[i] : peaks[i] + min(int(1.2 * usual), _SAMPLES)
+            ]  # may reach into the next window
             beat = np.clip((beat - window.min()) / np.ptp(window), 0, 1)
             rows.append(np.pad(beat, (0, _SAMPLES - len(beat))))
             kept.append(i)
@@ -132,4 +143,7 @@ def _divided(labels, test_fraction, rng):
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         test[rows[: round(test_fraction * len(rows))]] = True
-    return {"train": rng.permutation(np.flatnonzero(~test)), "test": rng.permutation(np.flatnonzero(test))}
+    return {
+        "train": rng.permutation(np.flatnonzero(~test)),
+        "test": rng.permutation(np.flatnonzero(test)),
+    }

@@ -22,8 +22,12 @@ from ecg_keras.mitbih_files import make_mitbih_csv  # noqa: F401 - the command l
 from ecg_keras.recordings import list_records
 from ecg_keras.splits import draw_patients
 
-DS1 = tuple("101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split())
-DS2 = tuple("100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split())
+DS1 = tuple(
+    "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()
+)
+DS2 = tuple(
+    "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split()
+)
 PACED = ("102", "104", "107", "217")
 
 
@@ -182,7 +186,9 @@ def load_mitbih_records(
     in_train = ~in_test & ~in_val
     unwanted = in_train & np.isin(symbols, list(train_without))
     if unwanted.any():
-        notes.append(f"{unwanted.sum()} train beats annotated {' '.join(train_without)} left out of train")
+        notes.append(
+            f"{unwanted.sum()} train beats annotated {' '.join(train_without)} left out of train"
+        )
     parts = {"train": whole[in_train & ~unwanted], "val": whole[in_val], "test": whole[in_test]}
     parts["train"] = thinned(parts["train"], most_per_class, seed)
     source = f"{whole.source}, {_name(split, fold, n_folds)}"
@@ -253,9 +259,13 @@ def _choose_records(directory, split, records, paced):
     present = list_records(directory)
     if isinstance(split, dict):
         if unknown := set(split) - {"train", "val", "test"}:
-            raise ValueError(f"split has the parts {', '.join(sorted(unknown))}; it may have train, val and test.")
+            raise ValueError(
+                f"split has the parts {', '.join(sorted(unknown))}; it may have train, val and test."
+            )
         if not split.get("train") or not split.get("test"):
-            raise ValueError("split needs the records of 'train' and 'test'; 'val' is cut off train if it is left out.")
+            raise ValueError(
+                "split needs the records of 'train' and 'test'; 'val' is cut off train if it is left out."
+            )
         groups = {part: [str(name) for name in names] for part, names in split.items()}
         _check_one_part(groups)
     else:
@@ -287,7 +297,9 @@ def _check_one_part(groups):
         for name in names:
             patient = ONE_PATIENT.get(name, name)
             if of.setdefault(patient, part) != part:
-                raise ValueError(f"record {name} is of a patient who is in {of[patient]} and in {part}; keep patients in one part.")
+                raise ValueError(
+                    f"record {name} is of a patient who is in {of[patient]} and in {part}; keep patients in one part."
+                )
 
 
 def fold_patients(whole, fold, *, n_folds=5, seed=0):
@@ -296,10 +308,14 @@ def fold_patients(whole, fold, *, n_folds=5, seed=0):
 
     n_patients = len(np.unique(whole.patients))
     if not 2 <= n_folds <= n_patients:
-        raise ValueError(f"n_folds must be 2 to {n_patients}, the number of patients, got {n_folds}.")
+        raise ValueError(
+            f"n_folds must be 2 to {n_patients}, the number of patients, got {n_folds}."
+        )
     if not 0 <= fold < n_folds:
         raise ValueError(f"fold must be 0 to {n_folds - 1}, got {fold}.")
-    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(whole.y, whole.y, whole.patients)
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
+        whole.y, whole.y, whole.patients
+    )
     return np.unique(whole.patients[list(folds)[fold][1]])
 
 
@@ -319,11 +335,17 @@ def thinned(ds, most, seed):
 def _check_not_empty(part, name, directory):
     """Refuse a part without rows."""
     if not len(part):
-        raise ValueError(f"{name} has no beats; {pathlib.Path(directory)} holds too few patients for this split.")
+        raise ValueError(
+            f"{name} has no beats; {pathlib.Path(directory)} holds too few patients for this split."
+        )
 
 
 def _name(split, fold, n_folds):
     """A split as text."""
     if isinstance(split, dict):
         return "records by list"
-    return {"ds1-ds2": "DS1/DS2", "patient": "whole patients", "kfold": f"fold {fold} of {n_folds}, whole patients"}[split]
+    return {
+        "ds1-ds2": "DS1/DS2",
+        "patient": "whole patients",
+        "kfold": f"fold {fold} of {n_folds}, whole patients",
+    }[split]

@@ -69,7 +69,11 @@ class MiniRocket(keras.layers.Layer):
 
     def __init__(self, dilations, *, n_biases=8, seed=0, **kwargs):
         super().__init__(**{**kwargs, "trainable": False})
-        self.dilations, self.n_biases, self.seed = [int(step) for step in dilations], int(n_biases), int(seed)
+        self.dilations, self.n_biases, self.seed = (
+            [int(step) for step in dilations],
+            int(n_biases),
+            int(seed),
+        )
 
     def build(self, input_shape):
         check_signal_shape(self, input_shape)
@@ -80,17 +84,28 @@ class MiniRocket(keras.layers.Layer):
             )
         shape = (len(self.dilations), 9, input_shape[2], 84)
         draw = lambda shape, dtype: ops.convert_to_tensor(_rocket_kernels(shape, self.seed), dtype)  # noqa: E731
-        self.kernels = self.add_weight(name="kernels", shape=shape, initializer=draw, trainable=False)
+        self.kernels = self.add_weight(
+            name="kernels", shape=shape, initializer=draw, trainable=False
+        )
         biases = (len(self.dilations), self.n_biases, 84)
-        self.biases = self.add_weight(name="biases", shape=biases, initializer="zeros", trainable=False)
+        self.biases = self.add_weight(
+            name="biases", shape=biases, initializer="zeros", trainable=False
+        )
 
     def adapt(self, signals):
         """Set the thresholds to quantiles of each convolution over some rows (n, samples, leads)."""
         if not self.built:
             self.build(signals.shape)
-        levels = (np.arange(1, self.n_biases + 1) * (np.sqrt(5) + 1) / 2) % 1  # low-discrepancy, as in the paper
-        values = [ops.convert_to_numpy(self._convolved(signals, i)).reshape(-1, 84) for i in range(len(self.dilations))]
-        self.biases.assign(np.stack([np.quantile(value, levels, axis=0) for value in values]).astype(np.float32))
+        levels = (
+            np.arange(1, self.n_biases + 1) * (np.sqrt(5) + 1) / 2
+        ) % 1  # low-discrepancy, as in the paper
+        values = [
+            ops.convert_to_numpy(self._convolved(signals, i)).reshape(-1, 84)
+            for i in range(len(self.dilations))
+        ]
+        self.biases.assign(
+            np.stack([np.quantile(value, levels, axis=0) for value in values]).astype(np.float32)
+        )
 
     def _convolved(self, signals, i):
         """The 84 convolutions at one dilation, (batch, samples, 84)."""
@@ -104,12 +119,18 @@ class MiniRocket(keras.layers.Layer):
         for i in range(len(self.dilations)):
             values = self._convolved(signals, i)
             shares += [
-                ops.mean(ops.cast(values > self.biases[i, j], values.dtype), axis=1) for j in range(self.n_biases)
+                ops.mean(ops.cast(values > self.biases[i, j], values.dtype), axis=1)
+                for j in range(self.n_biases)
             ]
         return ops.concatenate(shares, axis=-1)
 
     def get_config(self):
-        return {**super().get_config(), "dilations": self.dilations, "n_biases": self.n_biases, "seed": self.seed}
+        return {
+            **super().get_config(),
+            "dilations": self.dilations,
+            "n_biases": self.n_biases,
+            "seed": self.seed,
+        }
 
 
 def _rocket_kernels(shape, seed):
@@ -119,7 +140,9 @@ def _rocket_kernels(shape, seed):
     for row, places in enumerate(itertools.combinations(range(9), 3)):
         taps[row, list(places)] = 2.0
     rng = np.random.default_rng(seed)
-    counts = (2 ** rng.uniform(0, np.log2(n_leads + 0.999), (n_dilations, 84))).astype(int)  # few leads more often
+    counts = (2 ** rng.uniform(0, np.log2(n_leads + 0.999), (n_dilations, 84))).astype(
+        int
+    )  # few leads more often
     rank = rng.random((n_dilations, 84, n_leads)).argsort(axis=-1).argsort(axis=-1)
     used = rank < counts[..., None]  # (dilations, 84, leads)
     return (taps.T[None, :, None, :] * used.transpose(0, 2, 1)[:, None]).astype(np.float32)

@@ -79,10 +79,15 @@ class Kept:
                 self.give_up(tuner_id)
             else:
                 self.heard[trial.trial_id] = time.monotonic()
-        for trial_id in [*self._retry_queue, *(trial.trial_id for trial in self.ongoing_trials.values())]:
+        for trial_id in [
+            *self._retry_queue,
+            *(trial.trial_id for trial in self.ongoing_trials.values()),
+        ]:
             if self.result_of(trial_id) is not None:
                 self._finish(trial_id)
-        self._retry_queue = [trial_id for trial_id in self._retry_queue if trial_id not in self.end_order]
+        self._retry_queue = [
+            trial_id for trial_id in self._retry_queue if trial_id not in self.end_order
+        ]
 
     @staticmethod
     def _is_own(tuner_id):
@@ -131,7 +136,9 @@ class Kept:
                         return _message(trial)
                     if self.closed in ("time", "error"):
                         return self._stop(tuner_id)
-                    if not self._retry_queue and (self.closed or (self.most and len(self.trials) >= self.most)):
+                    if not self._retry_queue and (
+                        self.closed or (self.most and len(self.trials) >= self.most)
+                    ):
                         self.closed = self.closed or "max_trials"
                         if self.ongoing_trials:  # its worker may die: stay to take it up
                             return Trial(keras_tuner.HyperParameters(), status="IDLE")
@@ -188,7 +195,11 @@ class Kept:
 
     def stage(self, values):
         """(first epoch, last epoch, trial to go on from) of a trial with these values."""
-        return values.get("tuner/initial_epoch", 0), values.get("tuner/epochs", self.epochs), values.get("tuner/trial_id")
+        return (
+            values.get("tuner/initial_epoch", 0),
+            values.get("tuner/epochs", self.epochs),
+            values.get("tuner/trial_id"),
+        )
 
     def update_trial(self, trial_id, metrics, step=0):
         """A sign of life from a worker; refused where the trial is no longer its own."""
@@ -212,7 +223,9 @@ class Kept:
         """End a trial whose result is on disk."""
         trial, result = self.trials[trial_id], self.result_of(trial_id)
         if result is None:
-            raise RuntimeError(f"trial {trial_id} was reported as ended, but has no result in {self.folder}.")
+            raise RuntimeError(
+                f"trial {trial_id} was reported as ended, but has no result in {self.folder}."
+            )
         trial.status = "COMPLETED" if result["status"] == "completed" else "FAILED"
         trial.message = result.get("reason")
         self.results[trial_id] = result
@@ -246,7 +259,9 @@ class Kept:
             else:
                 self._retry_queue.append(trial.trial_id)
             self.progress.pop(trial.trial_id, None)
-            self.heard.pop(trial.trial_id, None)  # else the worker that takes it up would be late from the start
+            self.heard.pop(
+                trial.trial_id, None
+            )  # else the worker that takes it up would be late from the start
             self.save()
             return trial.trial_id
 

@@ -29,7 +29,10 @@ class BayesianOracle(Kept, keras_tuner.oracles.BayesianOptimizationOracle):
 
     def populate_space(self, trial_id):
         """Random values first, then those whose upper confidence bound is best."""
-        if sum(trial.status == "COMPLETED" for trial in self.trials.values()) < self.num_initial_points:
+        if (
+            sum(trial.status == "COMPLETED" for trial in self.trials.values())
+            < self.num_initial_points
+        ):
             return self._random_populate_space()
         x, y = self._vectorize_trials()  # smaller y is better
         self.gpr.fit(x, y)
@@ -67,10 +70,18 @@ class HyperbandOracle(Kept, keras_tuner.oracles.HyperbandOracle):
 
     def _best_values(self, n):
         """Values of the `n` best finished trials that differ, without the tuner's own entries."""
-        done = [self.trials[trial_id] for trial_id in self.end_order if self.trials[trial_id].score is not None]
+        done = [
+            self.trials[trial_id]
+            for trial_id in self.end_order
+            if self.trials[trial_id].score is not None
+        ]
         found = []
         for trial in sorted(done, key=lambda trial: trial.score, reverse=True):
-            values = {name: value for name, value in trial.hyperparameters.values.items() if not name.startswith("tuner/")}
+            values = {
+                name: value
+                for name, value in trial.hyperparameters.values.items()
+                if not name.startswith("tuner/")
+            }
             if values not in found:
                 found.append(values)
         return found[:n]
@@ -88,7 +99,9 @@ class HyperbandOracle(Kept, keras_tuner.oracles.HyperbandOracle):
                 near.values[name] = values[name]
                 continue
             if name in values and getattr(parameter, "ordered", True):
-                probability = np.clip(parameter.value_to_prob(values[name]) + rng.normal(0, 0.25), 0, 1 - 1e-9)
+                probability = np.clip(
+                    parameter.value_to_prob(values[name]) + rng.normal(0, 0.25), 0, 1 - 1e-9
+                )
             near.values[name] = parameter.prob_to_value(float(probability))
         return near.values
 
@@ -97,7 +110,12 @@ class HyperbandOracle(Kept, keras_tuner.oracles.HyperbandOracle):
         waiting = set()
         for bracket in self._brackets:
             last = bracket["rounds"][-1]
-            promoted = {row["past_id"] for row_ in bracket["rounds"] for row in row_ if row["id"] in self.end_order}
+            promoted = {
+                row["past_id"]
+                for row_ in bracket["rounds"]
+                for row in row_
+                if row["id"] in self.end_order
+            }
             for round_ in bracket["rounds"]:
                 if round_ is not last:
                     waiting |= {row["id"] for row in round_} - promoted
@@ -129,7 +147,9 @@ def make_oracle(strategy, space, objective, *, epochs, seed, endless=False):
         "max_consecutive_failed_trials": _MANY,
     }
     if strategy == "hyperband":
-        return HyperbandOracle(max_epochs=epochs, hyperband_iterations=_MANY if endless else 1, **common)
+        return HyperbandOracle(
+            max_epochs=epochs, hyperband_iterations=_MANY if endless else 1, **common
+        )
     if strategy == "bayesian":
         return BayesianOracle(max_trials=None, num_initial_points=10, **common)
     return RandomOracle(max_trials=None, **common)
@@ -137,7 +157,9 @@ def make_oracle(strategy, space, objective, *, epochs, seed, endless=False):
 
 def serve(oracle, address):
     """Answer workers by Keras Tuner's protocol; returns (server, port)."""
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)])
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)]
+    )
     get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
     port = server.add_insecure_port(address)
     server.start()

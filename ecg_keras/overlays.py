@@ -16,7 +16,19 @@ _MOST_LEADS = 4
 TITLES = {"gradcam": "Grad-CAM", "shap": "SHAP", "lime": "LIME"}
 
 
-def plot_explanation(attributions, row, *, signal=None, image=None, fs, unit, leads, freqs_hz=None, times_s=None, title=None):
+def plot_explanation(
+    attributions,
+    row,
+    *,
+    signal=None,
+    image=None,
+    fs,
+    unit,
+    leads,
+    freqs_hz=None,
+    times_s=None,
+    title=None,
+):
     """One row with what each method says of it: the waveform, and the image beside it where there is one.
 
     Parameters
@@ -51,7 +63,10 @@ def plot_explanation(attributions, row, *, signal=None, image=None, fs, unit, le
     n_leads = min(_MOST_LEADS, len(leads)) if over_time else 1
     height = 1.5 + 0.75 * n_leads
     widths = [1.7, 1] if over_time and beside else [1]
-    fig = Figure(figsize=(8.6 if len(widths) == 2 else 6.4, 0.5 + height * len(attributions)), layout="constrained")
+    fig = Figure(
+        figsize=(8.6 if len(widths) == 2 else 6.4, 0.5 + height * len(attributions)),
+        layout="constrained",
+    )
     axes = fig.subplots(len(attributions), len(widths), squeeze=False, width_ratios=widths)
     waves = [] if signal is None else find_waves(signal, fs=fs)
     for line, (name, found) in zip(axes, attributions.items()):
@@ -59,18 +74,46 @@ def plot_explanation(attributions, row, *, signal=None, image=None, fs, unit, le
         if over_time:
             values = np.zeros((1, len(leads))) if found.signal is None else found.signal[row]
             if found.signal is None:
-                line[0].text(0.5, 0.5, "no feature map over time", transform=line[0].transAxes, ha="center")
+                line[0].text(
+                    0.5, 0.5, "no feature map over time", transform=line[0].transAxes, ha="center"
+                )
             else:
-                plot_attribution(values, signal=signal, fs=fs, unit=unit, leads=leads, waves=waves, title=label, ax=line[0])
+                plot_attribution(
+                    values,
+                    signal=signal,
+                    fs=fs,
+                    unit=unit,
+                    leads=leads,
+                    waves=waves,
+                    title=label,
+                    ax=line[0],
+                )
         if beside:
-            plot_image_attribution(found.view[row], image=image, freqs_hz=freqs_hz, times_s=times_s, ax=line[-1])
-            line[-1].set_title(f"{label}, on the {'image' if times_s is not None else 'spectrum'}", loc="left", fontsize=10)
+            plot_image_attribution(
+                found.view[row], image=image, freqs_hz=freqs_hz, times_s=times_s, ax=line[-1]
+            )
+            line[-1].set_title(
+                f"{label}, on the {'image' if times_s is not None else 'spectrum'}",
+                loc="left",
+                fontsize=10,
+            )
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
     return fig
 
 
-def plot_attribution(values, *, signal=None, fs, unit="mV", leads=("ECG",), waves=(), title=None, start_s=0.0, ax=None):
+def plot_attribution(
+    values,
+    *,
+    signal=None,
+    fs,
+    unit="mV",
+    leads=("ECG",),
+    waves=(),
+    title=None,
+    start_s=0.0,
+    ax=None,
+):
     """A waveform coloured by what each of its samples adds.
 
     Parameters
@@ -125,11 +168,16 @@ def plot_attribution(values, *, signal=None, fs, unit="mV", leads=("ECG",), wave
                     continue
                 pieces = np.stack([points[:-1], points[1:]], axis=1)[side]
                 shade = np.clip(1.15 * strength[side], 0, 1)
-                lines = LineCollection(pieces, colors=colour, alpha=shade, capstyle="round", zorder=2)
+                lines = LineCollection(
+                    pieces, colors=colour, alpha=shade, capstyle="round", zorder=2
+                )
                 lines.set_linewidth(0.8 + 4.2 * strength[side])
                 ax.add_collection(lines)
         if len(shown) > 1 or len(leads) > 1:
-            ax.set_yticks(offsets + np.array([np.median(signal[:, lead]) for lead in shown]), [leads[lead] for lead in shown])
+            ax.set_yticks(
+                offsets + np.array([np.median(signal[:, lead]) for lead in shown]),
+                [leads[lead] for lead in shown],
+            )
         else:
             ax.set_ylabel(unit)
         low, high = (signal[:, shown] + offsets).min(), (signal[:, shown] + offsets).max()
@@ -151,7 +199,15 @@ def _mark(ax, waves, times_ms):
         for name, at in wave.items():
             if len(shown) <= 4 or name == "R":
                 first = at < 0.012 * len(times_ms)
-                ax.text(times_ms[at], top, name, ha="left" if first else "center", va="top", fontsize=8.5, color=_INK)
+                ax.text(
+                    times_ms[at],
+                    top,
+                    name,
+                    ha="left" if first else "center",
+                    va="top",
+                    fontsize=8.5,
+                    color=_INK,
+                )
 
 
 def plot_image_attribution(values, *, image, freqs_hz, times_s=None, ax=None):
@@ -182,19 +238,29 @@ def plot_image_attribution(values, *, image, freqs_hz, times_s=None, ax=None):
         scale = image.max() / (np.abs(values).max() or 1.0)
         look = {"alpha": 0.5, "linewidth": 0}
         ax.fill_between(freqs_hz, np.maximum(values, 0) * scale, color=_FOR, **look)
-        ax.fill_between(freqs_hz, np.maximum(-values, 0) * scale, color=_AGAINST, hatch="////", **look)
+        ax.fill_between(
+            freqs_hz, np.maximum(-values, 0) * scale, color=_AGAINST, hatch="////", **look
+        )
         ax.set_xlabel("frequency (Hz)")
         ax.set_ylabel("log magnitude")
         return ax
     shade = image.mean(axis=2)
-    ax.pcolormesh(1000 * times_s, freqs_hz, shade, shading="nearest", cmap="Greys", vmin=0, vmax=1.4)
+    ax.pcolormesh(
+        1000 * times_s, freqs_hz, shade, shading="nearest", cmap="Greys", vmin=0, vmax=1.4
+    )
     most = np.abs(values).max() or 1.0
     for sign, colour in ((1, _FOR), (-1, _AGAINST)):
         clear = LinearSegmentedColormap.from_list("", [colour + "00", colour + "d0"])
         strength = np.maximum(sign * values, 0) / most
         if strength.max() > 0.05:
-            ax.pcolormesh(1000 * times_s, freqs_hz, strength, shading="nearest", cmap=clear, vmin=0, vmax=1)
-    if freqs_hz.min() > 0 and len(freqs_hz) > 2 and freqs_hz[-1] - freqs_hz[-2] > 2 * (freqs_hz[1] - freqs_hz[0]):
+            ax.pcolormesh(
+                1000 * times_s, freqs_hz, strength, shading="nearest", cmap=clear, vmin=0, vmax=1
+            )
+    if (
+        freqs_hz.min() > 0
+        and len(freqs_hz) > 2
+        and freqs_hz[-1] - freqs_hz[-2] > 2 * (freqs_hz[1] - freqs_hz[0])
+    ):
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_xlabel("time (ms)")
@@ -270,7 +336,9 @@ def plot_averages(averages, *, fs, unit, before, qrs_s=None):
     from matplotlib.figure import Figure
 
     methods = [name for name in next(iter(averages.values())) if name != "signal"]
-    fig = Figure(figsize=(0.6 + 3.4 * len(methods), 0.4 + 2.0 * len(averages)), layout="constrained")
+    fig = Figure(
+        figsize=(0.6 + 3.4 * len(methods), 0.4 + 2.0 * len(averages)), layout="constrained"
+    )
     axes = fig.subplots(len(averages), len(methods), squeeze=False, sharex=True)
     for line, (kind, parts) in zip(axes, averages.items()):
         for ax, name in zip(line, methods):
@@ -284,15 +352,33 @@ def plot_averages(averages, *, fs, unit, before, qrs_s=None):
                 ax.axvspan(1000 * qrs_s[0], 1000 * qrs_s[1], color="#fff1cc", zorder=-1)
             ax.fill_between(times_ms[seen], low, high, color="#e3eaf0", linewidth=0, zorder=0)
             shown, start_s = np.nan_to_num(value[seen])[:, None], (first - before) / fs
-            plot_attribution(shown, signal=mean[seen][:, None], fs=fs, unit=unit, start_s=start_s, ax=ax)
+            plot_attribution(
+                shown, signal=mean[seen][:, None], fs=fs, unit=unit, start_s=start_s, ax=ax
+            )
             ax.axvline(0, color=_INK, linestyle=":", linewidth=0.8, zorder=0)
             bottom, top = min(low.min(), mean[seen].min()), max(high.max(), mean[seen].max())
             room = 0.25 * (top - bottom)
             for sign, colour, hatch in ((1, _FOR, None), (-1, _AGAINST, "////")):
-                strip = bottom - 1.2 * room + room * np.maximum(sign * shown[:, 0], 0) / (np.abs(shown).max() or 1.0)
-                ax.fill_between(times_ms[seen], bottom - 1.2 * room, strip, color=colour, hatch=hatch, alpha=0.75, linewidth=0)
+                strip = (
+                    bottom
+                    - 1.2 * room
+                    + room * np.maximum(sign * shown[:, 0], 0) / (np.abs(shown).max() or 1.0)
+                )
+                ax.fill_between(
+                    times_ms[seen],
+                    bottom - 1.2 * room,
+                    strip,
+                    color=colour,
+                    hatch=hatch,
+                    alpha=0.75,
+                    linewidth=0,
+                )
             ax.set_ylim(bottom - 1.2 * room, top + 0.1 * room)
-            ax.set_title(f"{kind}: {TITLES.get(name, name)}, {len(parts[name])} beats", loc="left", fontsize=10)
+            ax.set_title(
+                f"{kind}: {TITLES.get(name, name)}, {len(parts[name])} beats",
+                loc="left",
+                fontsize=10,
+            )
             ax.set_xlabel("time from R peak (ms)" if last else "")
             if name != methods[0]:
                 ax.set_ylabel("")
@@ -303,7 +389,9 @@ def nan_mean(values):
     """Mean over rows without the missing values; NaN where all are."""
     known = np.isfinite(values)
     total = np.where(known, values, 0).sum(axis=0)
-    return np.divide(total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0))
+    return np.divide(
+        total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0)
+    )
 
 
 def plot_removal(result, methods):
@@ -325,9 +413,17 @@ def plot_removal(result, methods):
     fig = Figure(figsize=(7.6, 3.0), layout="constrained")
     looks = zip(methods, [("#10243b", "-"), ("#b3261e", "--"), ("#2e7d9a", "-."), ("#d08a17", ":")])
     looks = [("random", ("#9aa7b2", "-")), *looks]
-    for ax, kind, label in zip(fig.subplots(1, 2), ("deletion", "insertion"), ("removed", "put in")):
+    for ax, kind, label in zip(
+        fig.subplots(1, 2), ("deletion", "insertion"), ("removed", "put in")
+    ):
         for name, (colour, dash) in looks:
-            ax.plot(100 * result["share"], result[name][kind], color=colour, linestyle=dash, label=TITLES.get(name, name))
+            ax.plot(
+                100 * result["share"],
+                result[name][kind],
+                color=colour,
+                linestyle=dash,
+                label=TITLES.get(name, name),
+            )
         ax.set_xlabel(f"share of the row {label} (%)")
         ax.set_ylabel("probability of the class")
         ax.set_title(kind, loc="left", fontsize=10)

@@ -33,7 +33,8 @@ def page(title, sections, *, lead="", banner=None):
     css = importlib.resources.files("ecg_keras").joinpath("report.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in sections)
     bodies = "\n".join(
-        f'<section id="{name}"><h2>{escape(heading)}</h2>\n{body}</section>' for name, heading, body in sections
+        f'<section id="{name}"><h2>{escape(heading)}</h2>\n{body}</section>'
+        for name, heading, body in sections
     )
     warning = f'<p class="banner" role="alert">{escape(banner)}</p>\n' if banner else ""
     return f"""<!doctype html>
@@ -77,9 +78,13 @@ def table(headers, rows, *, caption=None, numbers_from=1):
     >>> "<td>N</td><td class=n>3</td>" in table(["class", "rows"], [["N", 3]])
     True
     """
-    cell = lambda tag, i, value: f"<{tag}{' class=n' if i >= numbers_from else ''}>{escape(value)}</{tag}>"  # noqa: E731
+    cell = lambda tag, i, value: (
+        f"<{tag}{' class=n' if i >= numbers_from else ''}>{escape(value)}</{tag}>"
+    )  # noqa: E731
     head = "".join(cell("th", i, value) for i, value in enumerate(headers))
-    body = "\n".join("<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows)
+    body = "\n".join(
+        "<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows
+    )
     title = f'<p class="caption">{escape(caption)}</p>\n' if caption else ""
     return f'{title}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
 

@@ -72,7 +72,8 @@ class Cells:
             start, stop = box[axis]
             middle = (start + stop) // 2
             (a, n_a), (b, n_b) = (
-                halved(box[:axis] + (half,) + box[axis + 1 :]) for half in ((start, middle), (middle, stop))
+                halved(box[:axis] + (half,) + box[axis + 1 :])
+                for half in ((start, middle), (middle, stop))
             )
             merges.append((a, b, n_a + n_b, n_a + n_b))
             return self.n + len(merges) - 1, n_a + n_b

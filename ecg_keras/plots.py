@@ -44,7 +44,9 @@ def png(drawn, *, dpi=130):
     b'PNG'
     """
     buffer = io.BytesIO()
-    getattr(drawn, "figure", drawn).savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    getattr(drawn, "figure", drawn).savefig(
+        buffer, format="png", dpi=dpi, metadata={"Software": None}
+    )
     return buffer.getvalue()
 
 
@@ -68,16 +70,29 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
     """
     names, n = list(counts), len(counts)
     ax = _axes(ax, height=1.1 + (0.62 if after else 0.4) * n)
-    shown = [(counts, "in the data", _PALE, None)] + ([(after, label_after, "white", "////")] if after else [])
+    shown = [(counts, "in the data", _PALE, None)] + (
+        [(after, label_after, "white", "////")] if after else []
+    )
     height = 0.8 / len(shown)
     for k, (values, label, colour, hatch) in enumerate(shown):
         widths = [values.get(name, 0) for name in names]
         at = np.arange(n) + (k - (len(shown) - 1) / 2) * height
-        ax.barh(at, widths, height * 0.92, label=label, color=colour, hatch=hatch, edgecolor=_INK, linewidth=0.8)
+        ax.barh(
+            at,
+            widths,
+            height * 0.92,
+            label=label,
+            color=colour,
+            hatch=hatch,
+            edgecolor=_INK,
+            linewidth=0.8,
+        )
         total = max(sum(widths), 1)
         for y, width in zip(at, widths):
             text = f"{width:,} ({100 * width / total:.1f} %)"
-            ax.annotate(text, (width, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
+            ax.annotate(
+                text, (width, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5
+            )
     ax.set_yticks(np.arange(n), names)
     ax.invert_yaxis()
     ax.set_xlim(0, max(max(values.values()) for values, *_ in shown) * 1.3 or 1)
@@ -85,7 +100,9 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.locator_params(axis="x", nbins=5)
     if after:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, frameon=False)
+        ax.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, frameon=False
+        )
     return ax
 
 
@@ -159,10 +176,15 @@ def plot_image(image, *, grid, n_samples=None, channel=0, title=None, ax=None):
     freqs_hz, times_s = np.asarray(grid.freqs_hz), _times_s(grid, image.shape[1], n_samples)
     if getattr(grid, "rgb", False):
         ax.imshow(
-            np.clip(image, 0, 1), origin="lower", aspect="auto", extent=(times_s[0], times_s[-1], freqs_hz[0], freqs_hz[-1])
+            np.clip(image, 0, 1),
+            origin="lower",
+            aspect="auto",
+            extent=(times_s[0], times_s[-1], freqs_hz[0], freqs_hz[-1]),
         )
     else:
-        mesh = ax.pcolormesh(times_s, freqs_hz, image[:, :, channel], shading="nearest", cmap="magma", vmin=0, vmax=1)
+        mesh = ax.pcolormesh(
+            times_s, freqs_hz, image[:, :, channel], shading="nearest", cmap="magma", vmin=0, vmax=1
+        )
         bar = ax.figure.colorbar(mesh, ax=ax, ticks=[0, 0.5, 1], pad=0.02)
         top_db = getattr(grid, "top_db", None)
         if top_db is None:
@@ -170,7 +192,11 @@ def plot_image(image, *, grid, n_samples=None, channel=0, title=None, ax=None):
         else:
             bar.set_ticks([0, 0.5, 1], labels=[f"{-top_db:g}", f"{-top_db / 2:g}", "0"])
             bar.set_label("dB, peak = 0")
-    if len(freqs_hz) > 2 and not np.allclose(np.diff(freqs_hz), freqs_hz[1] - freqs_hz[0], rtol=0.05) and freqs_hz.min() > 0:
+    if (
+        len(freqs_hz) > 2
+        and not np.allclose(np.diff(freqs_hz), freqs_hz[1] - freqs_hz[0], rtol=0.05)
+        and freqs_hz.min() > 0
+    ):
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_xlabel("time (s)")
@@ -205,7 +231,14 @@ def plot_spectrum(spectrum, *, grid, n_samples, leads=("ECG",), title=None, ax=N
     freqs_hz = grid.freqs_hz(n_samples)
     for i, values in enumerate(np.asarray(spectrum).T):
         colour, dash = _LINES[i % len(_LINES)]
-        ax.plot(freqs_hz, values, color=colour, linestyle=dash, linewidth=1.2, label=leads[i] if i < len(leads) else None)
+        ax.plot(
+            freqs_hz,
+            values,
+            color=colour,
+            linestyle=dash,
+            linewidth=1.2,
+            label=leads[i] if i < len(leads) else None,
+        )
     ax.set_xlabel("frequency (Hz)")
     ax.set_ylabel("magnitude (dB, scaled)" if grid.log else "magnitude (share of peak)")
     _title(ax, title)
@@ -240,9 +273,23 @@ def plot_history(history, names, *, label, best_epoch=None, ax=None):
         values = [np.nan if row.get(name) is None else float(row[name]) for row in history]
         if np.isfinite(values).any():
             text = "validation" if name.startswith("val_") else "train"
-            ax.plot(epochs, values, color=colour, linestyle=dash, marker=marker, markersize=4, label=text)
+            ax.plot(
+                epochs,
+                values,
+                color=colour,
+                linestyle=dash,
+                marker=marker,
+                markersize=4,
+                label=text,
+            )
     if best_epoch is not None:
-        ax.axvline(best_epoch, color="#5b6b7a", linestyle=":", linewidth=1.2, label=f"kept: epoch {best_epoch}")
+        ax.axvline(
+            best_epoch,
+            color="#5b6b7a",
+            linestyle=":",
+            linewidth=1.2,
+            label=f"kept: epoch {best_epoch}",
+        )
     ax.set_xlabel("epoch")
     ax.set_ylabel(label)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -277,7 +324,15 @@ def plot_confusion(confusion, classes, *, title=None, ax=None):
     ax.imshow(share, cmap="Greys", vmin=0, vmax=1)
     for i, j in np.ndindex(confusion.shape):
         text = f"{confusion[i, j]:,}" + (f"\n{100 * share[i, j]:.1f} %" if n <= 12 else "")
-        ax.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if share[i, j] > 0.55 else _INK)
+        ax.text(
+            j,
+            i,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if share[i, j] > 0.55 else _INK,
+        )
     ax.set_xticks(range(n), classes, rotation=0 if max(map(len, classes)) < 6 else 45)
     ax.set_yticks(range(n), classes)
     ax.set_xlabel("predicted")
@@ -311,7 +366,13 @@ def plot_roc(y, probabilities, classes, *, ax=None):
     for i, (name, truth, scores) in enumerate(_one_against_all(y, probabilities, classes)):
         false_rate, true_rate, _ = roc_curve(truth, scores)
         colour, dash = _LINES[i % len(_LINES)]
-        ax.plot(false_rate, true_rate, color=colour, linestyle=dash, label=f"{name}  {auc(false_rate, true_rate):.3f}")
+        ax.plot(
+            false_rate,
+            true_rate,
+            color=colour,
+            linestyle=dash,
+            label=f"{name}  {auc(false_rate, true_rate):.3f}",
+        )
     ax.plot([0, 1], [0, 1], color="#9aa7b2", linewidth=1)
     ax.set_xlabel("false positive rate (1 - specificity)")
     ax.set_ylabel("sensitivity")
@@ -369,7 +430,15 @@ def plot_calibration(y, probabilities, *, ece=None, ax=None):
     at = np.bincount(bins, weights=confidence, minlength=15)[used] / rows[used]
     share = np.bincount(bins, weights=right, minlength=15)[used] / rows[used]
     ax.plot(at, share, color=_INK, linewidth=1.2)
-    ax.scatter(at, share, s=20 + 160 * rows[used] / rows.max(), color=_PALE, edgecolor=_INK, zorder=3, label="bin of rows")
+    ax.scatter(
+        at,
+        share,
+        s=20 + 160 * rows[used] / rows.max(),
+        color=_PALE,
+        edgecolor=_INK,
+        zorder=3,
+        label="bin of rows",
+    )
     if ece is not None:
         _title(ax, f"expected calibration error {ece:.3f}")
     ax.set_xlabel("probability given")
@@ -430,11 +499,23 @@ def plot_runs(histories, name, *, label, ax=None):
     ax = _axes(ax, height=3.4 + 0.25 * (len(histories) > 5) * math.ceil(len(histories) / 3))
     for i, (run, history) in enumerate(histories.items()):
         colour, dash = _LINES[i % len(_LINES)]
-        again = {"alpha": 0.55, "markerfacecolor": "white"} if i >= len(_LINES) else {}  # colours begin anew
+        again = (
+            {"alpha": 0.55, "markerfacecolor": "white"} if i >= len(_LINES) else {}
+        )  # colours begin anew
         values = [np.nan if row.get(name) is None else float(row[name]) for row in history]
         epochs = [row.get("epoch", k + 1) for k, row in enumerate(history)]
         marker = "os^Dv"[i % 5]
-        ax.plot(epochs, values, color=colour, linestyle=dash, linewidth=1.6, marker=marker, markersize=3, label=run, **again)
+        ax.plot(
+            epochs,
+            values,
+            color=colour,
+            linestyle=dash,
+            linewidth=1.6,
+            marker=marker,
+            markersize=3,
+            label=run,
+            **again,
+        )
     ax.set_xlabel("epoch")
     ax.set_ylabel(label)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -496,8 +577,12 @@ def _name_points(ax, points, *, size=9):
             if left < other_right and other_left < right and abs(py + up - bottom) < 1.2 * size:
                 up = bottom - py + 1.2 * size
         taken.append((left, right, py + up))
-        line = {"arrowstyle": "-", "color": _PALE, "linewidth": 0.8, "shrinkB": 4} if up > 6 else None
-        ax.annotate(name, (x, y), (6, up), textcoords="offset points", fontsize=size, arrowprops=line)
+        line = (
+            {"arrowstyle": "-", "color": _PALE, "linewidth": 0.8, "shrinkB": 4} if up > 6 else None
+        )
+        ax.annotate(
+            name, (x, y), (6, up), textcoords="offset points", fontsize=size, arrowprops=line
+        )
 
 
 def _title(ax, title):

@@ -21,20 +21,47 @@ _BEATS = {
             "dense_units": (64,),
             "dropout": 0.0,
         },
-        "fit": {"epochs": 12, "batch_size": 64, "learning_rate": 0.01, "weight_decay": 8e-4, "label_smoothing": 0.08},
+        "fit": {
+            "epochs": 12,
+            "batch_size": 64,
+            "learning_rate": 0.01,
+            "weight_decay": 8e-4,
+            "label_smoothing": 0.08,
+        },
     },
     "heartbeat-resnet1d-fast": {
         "model": {"name": "resnet1d", "stem_strides": 3, "filters": (32, 64, 96), "kernel_size": 5},
-        "fit": {**_BEAT_FIT, "epochs": 9, "learning_rate": 6e-3, "label_smoothing": 0.05, "majority_share": 0.4},
+        "fit": {
+            **_BEAT_FIT,
+            "epochs": 9,
+            "learning_rate": 6e-3,
+            "label_smoothing": 0.05,
+            "majority_share": 0.4,
+        },
     },
-    "heartbeat-fft_transformer": {"model": {"name": "fft_transformer"}, "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3}},
-    "heartbeat-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-5}},
-    "heartbeat-beat_forest": {"model": {"name": "beat_forest", "trees": 20}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
+    "heartbeat-fft_transformer": {
+        "model": {"name": "fft_transformer"},
+        "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3},
+    },
+    "heartbeat-minirocket": {
+        "model": {"name": "minirocket"},
+        "fit": {"epochs": 1, "learning_rate": 1e-5},
+    },
+    "heartbeat-beat_forest": {
+        "model": {"name": "beat_forest", "trees": 20},
+        "fit": {"epochs": 1, "learning_rate": 1e-6},
+    },
     "heartbeat-cnn2d": {"model": {"name": "cnn2d"}, "fit": {}},
     "heartbeat-vgg2d": {"model": {"name": "vgg2d"}, "fit": {**_BEAT_FIT, "epochs": 8}},
     "heartbeat-resnet2d": {"model": {"name": "resnet2d"}, "fit": {**_BEAT_FIT, "epochs": 8}},
-    "heartbeat-scalogram_cnn": {"model": {"name": "scalogram_cnn"}, "fit": {**_BEAT_FIT, "epochs": 8}},
-    "heartbeat-multimodal": {"model": {"name": "multimodal"}, "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3}},
+    "heartbeat-scalogram_cnn": {
+        "model": {"name": "scalogram_cnn"},
+        "fit": {**_BEAT_FIT, "epochs": 8},
+    },
+    "heartbeat-multimodal": {
+        "model": {"name": "multimodal"},
+        "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3},
+    },
     "heartbeat-hybrid": {
         "needs": ("trained",),
         "model": {
@@ -71,30 +98,77 @@ _PTBXL = {
         "fit": {**_PTBXL_FIT, "epochs": 30},
     },
     "ptbxl-cnn1d": {"model": {"name": "cnn1d", "crop_s": _CROP_S}, "fit": _PTBXL_FIT},
-    "ptbxl-resnet1d": {"model": {"name": "resnet1d", **_PTBXL_TIME}, "fit": {**_PTBXL_FIT, "epochs": 30}},
-    "ptbxl-fft_transformer": {"model": {"name": "fft_transformer", "crop_s": _CROP_S}, "fit": {**_PTBXL_FIT, "learning_rate": 1e-3}},
-    "ptbxl-minirocket": {"model": {"name": "minirocket"}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
-    "ptbxl-beat_forest": {"model": {"name": "beat_forest"}, "fit": {"epochs": 1, "learning_rate": 1e-6}},
-    "ptbxl-cnn2d": {"model": {"name": "cnn2d", "crop_s": _CROP_S, "dropout": 0.5}, "fit": _PTBXL_FIT},
-    "ptbxl-vgg2d": {"model": {"name": "vgg2d", "crop_s": _CROP_S}, "fit": {**_PTBXL_FIT, "epochs": 12}},
-    "ptbxl-resnet2d": {"model": {"name": "resnet2d", "crop_s": _CROP_S, "dropout": 0.5}, "fit": {**_PTBXL_FIT, "epochs": 12}},
-    "ptbxl-scalogram_cnn": {"model": {"name": "scalogram_cnn", "crop_s": _CROP_S, "dropout": 0.5}, "fit": _PTBXL_FIT},
-    "ptbxl-multimodal": {"model": {"name": "multimodal", "crop_s": _CROP_S}, "fit": {**_PTBXL_FIT, "learning_rate": 1e-3}},
+    "ptbxl-resnet1d": {
+        "model": {"name": "resnet1d", **_PTBXL_TIME},
+        "fit": {**_PTBXL_FIT, "epochs": 30},
+    },
+    "ptbxl-fft_transformer": {
+        "model": {"name": "fft_transformer", "crop_s": _CROP_S},
+        "fit": {**_PTBXL_FIT, "learning_rate": 1e-3},
+    },
+    "ptbxl-minirocket": {
+        "model": {"name": "minirocket"},
+        "fit": {"epochs": 1, "learning_rate": 1e-6},
+    },
+    "ptbxl-beat_forest": {
+        "model": {"name": "beat_forest"},
+        "fit": {"epochs": 1, "learning_rate": 1e-6},
+    },
+    "ptbxl-cnn2d": {
+        "model": {"name": "cnn2d", "crop_s": _CROP_S, "dropout": 0.5},
+        "fit": _PTBXL_FIT,
+    },
+    "ptbxl-vgg2d": {
+        "model": {"name": "vgg2d", "crop_s": _CROP_S},
+        "fit": {**_PTBXL_FIT, "epochs": 12},
+    },
+    "ptbxl-resnet2d": {
+        "model": {"name": "resnet2d", "crop_s": _CROP_S, "dropout": 0.5},
+        "fit": {**_PTBXL_FIT, "epochs": 12},
+    },
+    "ptbxl-scalogram_cnn": {
+        "model": {"name": "scalogram_cnn", "crop_s": _CROP_S, "dropout": 0.5},
+        "fit": _PTBXL_FIT,
+    },
+    "ptbxl-multimodal": {
+        "model": {"name": "multimodal", "crop_s": _CROP_S},
+        "fit": {**_PTBXL_FIT, "learning_rate": 1e-3},
+    },
     "ptbxl-hybrid": {
         "needs": ("trained",),
         "model": {
             "name": "hybrid",
-            "branches": ("time", "spectrum", "spectrogram", "scalogram", "minirocket", "forest", "metadata"),
+            "branches": (
+                "time",
+                "spectrum",
+                "spectrogram",
+                "scalogram",
+                "minirocket",
+                "forest",
+                "metadata",
+            ),
             "fusion": "mean",
-            "weights": {"spectrum": 0.3, "spectrogram": 0.5, "scalogram": 0.5, "metadata": 0.3, "forest": 3},  # by fold 8
-            "options": {"time": _PTBXL_TIME} | {name: {"crop_s": _CROP_S} for name in ("spectrum", "spectrogram", "scalogram")},
+            "weights": {
+                "spectrum": 0.3,
+                "spectrogram": 0.5,
+                "scalogram": 0.5,
+                "metadata": 0.3,
+                "forest": 3,
+            },  # by fold 8
+            "options": {"time": _PTBXL_TIME}
+            | {name: {"crop_s": _CROP_S} for name in ("spectrum", "spectrogram", "scalogram")},
         },
         "fit": {**_PTBXL_FIT, "epochs": 2, "learning_rate": 2e-4},
     },
 }
 _RECORDS = {
     "signal-to-image": {
-        "load": {"split": "patient", "classes": "aami3", "window_s": (0.4, 0.624), "features": None},
+        "load": {
+            "split": "patient",
+            "classes": "aami3",
+            "window_s": (0.4, 0.624),
+            "features": None,
+        },
         "model": {"name": "signal_to_image"},
         "fit": {"epochs": 5, "learning_rate": 1e-3, "label_smoothing": 0.0},
     },

@@ -125,7 +125,11 @@ class Probe:
         """Frequency of each row of the view, in Hz, or None."""
         if self.grid is None:
             return None
-        return np.asarray(self.grid.freqs_hz(self.n_samples) if callable(self.grid.freqs_hz) else self.grid.freqs_hz)
+        return np.asarray(
+            self.grid.freqs_hz(self.n_samples)
+            if callable(self.grid.freqs_hz)
+            else self.grid.freqs_hz
+        )
 
     @property
     def times_s(self):
@@ -165,7 +169,14 @@ class Probe:
         run, parts = self._runner(), []
         step = int(np.clip(_BATCH_BYTES // (4 * max(x[:1].size, 1)), 16, 2048))
         for first in range(0, len(x), step):
-            parts.append(run(self.feed(x[first : first + step], None if metadata is None else metadata[first : first + step])))
+            parts.append(
+                run(
+                    self.feed(
+                        x[first : first + step],
+                        None if metadata is None else metadata[first : first + step],
+                    )
+                )
+            )
         return np.concatenate(parts).astype(np.float64)
 
     def feed(self, x, metadata):
@@ -192,14 +203,18 @@ class Probe:
         if kind is None:  # probabilities of an unknown kind
             p = np.clip(logits, LIMIT, 1 - LIMIT)
             return np.log(p) - np.log1p(-p)
-        others = np.where(np.eye(logits.shape[1], dtype=bool), -np.inf, logits[:, None, :])  # (m, class, other)
+        others = np.where(
+            np.eye(logits.shape[1], dtype=bool), -np.inf, logits[:, None, :]
+        )  # (m, class, other)
         top = others.max(axis=2)
         return logits - top - np.log(np.exp(others - top[:, :, None]).sum(axis=2))
 
     def headed(self, inputs, output):
         """A function from arrays at inner tensors of the network to log-odds."""
         run = forward(keras.Model(inputs, output))
-        return lambda arrays: self._from_logits(run([np.asarray(a, np.float32) for a in arrays]).astype(np.float64))
+        return lambda arrays: self._from_logits(
+            run([np.asarray(a, np.float32) for a in arrays]).astype(np.float64)
+        )
 
     def maps_and_gradients(self, found, x, metadata, targets):
         """Feature maps and the gradients of each row's own score with respect to them.
@@ -225,18 +240,35 @@ class Probe:
         key = tuple(id(m.layer) for m in found)
         if key not in self._back:  # compiled once, also for parts of the rows
             layers, crops = [m.layer for m in found], [m.n_crops for m in found]
-            self._back[key] = backward(self.network, layers, crops, output_kind(self.network), self._view)
+            self._back[key] = backward(
+                self.network, layers, crops, output_kind(self.network), self._view
+            )
         run = self._back[key]
         chosen = np.eye(len(self.classes), dtype=np.float32)[targets]
-        step = int(np.clip(_BATCH_BYTES // (16 * sum(m.n_crops * _size(m.layer.output.shape) for m in found)), 8, 256))
+        step = int(
+            np.clip(
+                _BATCH_BYTES // (16 * sum(m.n_crops * _size(m.layer.output.shape) for m in found)),
+                8,
+                256,
+            )
+        )
         step = min(step, max(len(x), 1))
         for first in range(0, len(x), step):
             rows = slice(first, min(first + step, len(x)))
-            back = slice(max(0, rows.stop - step), rows.stop)  # a full batch from the end: nothing compiles twice
-            maps, gradients, slope = run(self.feed(x[back], None if metadata is None else metadata[back]), chosen[back])
+            back = slice(
+                max(0, rows.stop - step), rows.stop
+            )  # a full batch from the end: nothing compiles twice
+            maps, gradients, slope = run(
+                self.feed(x[back], None if metadata is None else metadata[back]), chosen[back]
+            )
             keep = slice(rows.start - back.start, None)
             by_row = lambda a, m: np.reshape(a, (-1, m.n_crops, *a.shape[1:]))[keep]  # noqa: B023,E731
-            yield rows, list(map(by_row, maps, found)), list(map(by_row, gradients, found)), np.asarray(slope)[keep]
+            yield (
+                rows,
+                list(map(by_row, maps, found)),
+                list(map(by_row, gradients, found)),
+                np.asarray(slope)[keep],
+            )
 
     @contextlib.contextmanager
     def other_weights(self, seed=0):

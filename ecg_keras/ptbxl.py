@@ -33,13 +33,29 @@ SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 TASKS = ("superclass", "superclass-single", "subclass", "diagnostic", "form", "rhythm", "all")
 OFFICIAL_FOLDS = (tuple(range(1, 9)), (9,), (10,))
 
-_COLUMNS = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
+_COLUMNS = (
+    "ecg_id",
+    "patient_id",
+    "age",
+    "sex",
+    "scp_codes",
+    "strat_fold",
+    "filename_lr",
+    "filename_hr",
+)
 _SUFFIX = {100: "lr", 500: "hr"}
 _OVER_89, _UNKNOWN_AGE = 90.0, 60.0  # years; the publisher writes 300 for over 89
 
 
 def load_ptbxl(
-    directory, *, task="superclass", sampling_rate=100, folds=OFFICIAL_FOLDS, leads=None, seed=0, progress=True
+    directory,
+    *,
+    task="superclass",
+    sampling_rate=100,
+    folds=OFFICIAL_FOLDS,
+    leads=None,
+    seed=0,
+    progress=True,
 ):
     """Load PTB-XL from its official folder as train, validation and test parts.
 
@@ -98,7 +114,9 @@ def load_ptbxl(
     return tuple(part.replace(seconds=seconds) for part in (train, val, test))
 
 
-def load_ptbxl_part(directory, *, folds, task="superclass", sampling_rate=100, leads=None, progress=True):
+def load_ptbxl_part(
+    directory, *, folds, task="superclass", sampling_rate=100, leads=None, progress=True
+):
     """Load the records of some folds as one data set, to evaluate a finished model on.
 
     Parameters are those of `load_ptbxl`, but `folds` is one part: ``(10,)``, ``"9-10"``. The classes
@@ -123,10 +141,16 @@ def load_ptbxl_part(directory, *, folds, task="superclass", sampling_rate=100, l
     y, classes = _labels(table, root, task, notes)
     kept = y.sum(axis=1) == 1 if task == "superclass-single" else y.any(axis=1)
     if not kept.all():
-        what = "exactly one superclass" if task == "superclass-single" else f"a class of the task {task!r}"
+        what = (
+            "exactly one superclass"
+            if task == "superclass-single"
+            else f"a class of the task {task!r}"
+        )
         notes.append(f"{int((~kept).sum())} of {len(kept)} records left out: not {what}")
     if not kept.any():
-        raise ValueError(f"folds {_name(folds)}: none of {len(kept)} records has a class of the task {task!r}.")
+        raise ValueError(
+            f"folds {_name(folds)}: none of {len(kept)} records has a class of the task {task!r}."
+        )
     x = _read_signals(root, table, sampling_rate, kept, columns, progress)
     table, y = table[kept], y[kept]
     return ECGDataset(
@@ -141,7 +165,11 @@ def load_ptbxl_part(directory, *, folds, task="superclass", sampling_rate=100, l
         metadata=_metadata(table, notes),
         metadata_names=("age", "sex"),
         source=f"PTB-XL, {sampling_rate} Hz, task {task}, folds {_name(sorted(set(table.strat_fold)))}",
-        preparation={"task": task, "sampling_rate": sampling_rate, "leads": [LEADS[column] for column in columns]},
+        preparation={
+            "task": task,
+            "sampling_rate": sampling_rate,
+            "leads": [LEADS[column] for column in columns],
+        },
         notes=tuple(notes),
         seconds={"load": time.perf_counter() - start},
     )
@@ -164,13 +192,19 @@ def parse_folds(folds):
     """
     parts = folds.split("/") if isinstance(folds, str) else tuple(folds)
     if len(parts) != 3:
-        raise ValueError(f"folds must name train, validation and test as in '1-8/9/10', got {folds!r}.")
+        raise ValueError(
+            f"folds must name train, validation and test as in '1-8/9/10', got {folds!r}."
+        )
     val = parts[1]
     if isinstance(val, str) and re.fullmatch(r"\s*0?\.\d+\s*", val):
         val = float(val)
     if isinstance(val, float) and not 0 < val < 1:
-        raise ValueError(f"folds: the validation part must be folds or a fraction between 0 and 1, got {val}.")
-    parts = tuple(part if isinstance(part, float) else _parse_part(part) for part in (parts[0], val, parts[2]))
+        raise ValueError(
+            f"folds: the validation part must be folds or a fraction between 0 and 1, got {val}."
+        )
+    parts = tuple(
+        part if isinstance(part, float) else _parse_part(part) for part in (parts[0], val, parts[2])
+    )
     seen = [fold for part in parts if not isinstance(part, float) for fold in part]
     if twice := sorted({fold for fold in seen if seen.count(fold) > 1}):
         raise ValueError(f"folds: {_name(twice)} is in two parts; each fold may be in one.")
@@ -184,7 +218,9 @@ def _parse_part(part):
         for piece in part.split(","):
             match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", piece)
             if not match:
-                raise ValueError(f"folds: {part!r} is not understood; write numbers and ranges as in '1-3,5'.")
+                raise ValueError(
+                    f"folds: {part!r} is not understood; write numbers and ranges as in '1-3,5'."
+                )
             numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     else:
         numbers = [part] if isinstance(part, (int, np.integer)) else list(part)
@@ -219,14 +255,20 @@ def _find_root(directory):
     """The folder that holds ``ptbxl_database.csv``: `directory` or the one folder below it that does."""
     directory = pathlib.Path(directory).expanduser()
     if not directory.is_dir():
-        raise ValueError(f"{directory}: there is no such folder; give the one that holds ptbxl_database.csv.")
+        raise ValueError(
+            f"{directory}: there is no such folder; give the one that holds ptbxl_database.csv."
+        )
     found = [directory] if (directory / "ptbxl_database.csv").is_file() else []
     found = found or [path.parent for path in sorted(directory.glob("*/ptbxl_database.csv"))]
     if len(found) != 1:
         content = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
-        raise ValueError(f"{directory}: expected ptbxl_database.csv here or in one folder below, found {content}.")
+        raise ValueError(
+            f"{directory}: expected ptbxl_database.csv here or in one folder below, found {content}."
+        )
     if not (found[0] / "scp_statements.csv").is_file():
-        raise ValueError(f"{found[0]}: scp_statements.csv is missing; it names the classes of the SCP codes.")
+        raise ValueError(
+            f"{found[0]}: scp_statements.csv is missing; it names the classes of the SCP codes."
+        )
     return found[0]
 
 
@@ -239,7 +281,9 @@ def _read_csv(path, columns):
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a whole CSV file ({error}); fetch it again.") from None
     if absent := [name for name in columns if name not in table.columns]:
-        raise ValueError(f"{path}: the columns {', '.join(absent)} are missing; it has {', '.join(table.columns[:8])} ...")
+        raise ValueError(
+            f"{path}: the columns {', '.join(absent)} are missing; it has {', '.join(table.columns[:8])} ..."
+        )
     return table
 
 
@@ -251,7 +295,9 @@ def _read_table(root):
     table = _read_csv(path, _COLUMNS)
     for name in ("ecg_id", "patient_id", "strat_fold", "age", "sex"):
         table[name] = pandas.to_numeric(table[name], errors="coerce")
-    bad = table[["ecg_id", "patient_id", "strat_fold"]].isna().any(axis=1) | ~table.strat_fold.between(1, 10)
+    bad = table[["ecg_id", "patient_id", "strat_fold"]].isna().any(
+        axis=1
+    ) | ~table.strat_fold.between(1, 10)
     for column, suffix in (("filename_lr", "lr"), ("filename_hr", "hr")):
         bad |= ~table[column].str.fullmatch(rf"records\d00/\d{{5}}/\d{{5}}_{suffix}")
     if not len(table) or bad.any():
@@ -268,7 +314,9 @@ def _read_table(root):
 
 def _labels(table, root, task, notes):
     """SCP codes to multi-hot float32 (n, classes) and the class names."""
-    statements = _read_csv(root / "scp_statements.csv", ("diagnostic", "form", "rhythm", "diagnostic_class"))
+    statements = _read_csv(
+        root / "scp_statements.csv", ("diagnostic", "form", "rhythm", "diagnostic_class")
+    )
     code = statements.iloc[:, 0]
     if task in ("superclass", "superclass-single", "subclass"):
         column = statements["diagnostic_subclass" if task == "subclass" else "diagnostic_class"]
@@ -281,7 +329,9 @@ def _labels(table, root, task, notes):
         of_code = {c: c for c in classes}
     place = {name: i for i, name in enumerate(classes)}
     if wrong := sorted(set(of_code.values()) - set(place)):
-        raise ValueError(f"{root / 'scp_statements.csv'}: classes {', '.join(wrong)} are not {', '.join(classes)}.")
+        raise ValueError(
+            f"{root / 'scp_statements.csv'}: classes {', '.join(wrong)} are not {', '.join(classes)}."
+        )
     known, unknown = set(code), {}
     y = np.zeros((len(table), len(classes)), np.float32)
     for row, (ecg_id, text) in enumerate(zip(table.ecg_id, table.scp_codes)):
@@ -297,7 +347,9 @@ def _labels(table, root, task, notes):
             elif name not in known:
                 unknown.setdefault(name, []).append(ecg_id)
     for name, ids in unknown.items():
-        notes.append(f"SCP code {name!r} is not in scp_statements.csv and was left out of {len(ids)} records (first: {ids[0]})")
+        notes.append(
+            f"SCP code {name!r} is not in scp_statements.csv and was left out of {len(ids)} records (first: {ids[0]})"
+        )
         warnings.warn(notes[-1], stacklevel=4)
     return y, tuple(classes)
 
@@ -323,19 +375,32 @@ def _read_signals(root, table, sampling_rate, kept, columns, progress):
 
     names = table["filename_" + _SUFFIX[sampling_rate]].to_numpy()
     folds = table.strat_fold.to_numpy()
-    stamps = [_stamps(root, names[folds == fold]) for fold in np.unique(folds)]  # all files first: errors come early
+    stamps = [
+        _stamps(root, names[folds == fold]) for fold in np.unique(folds)
+    ]  # all files first: errors come early
     x = np.empty((int(kept.sum()), 10 * sampling_rate, len(columns)), np.float32)
     place = np.cumsum(kept) - 1
-    bar = tqdm(total=len(names), desc="PTB-XL records", unit="rec", disable=True if not progress else None, leave=False)
+    bar = tqdm(
+        total=len(names),
+        desc="PTB-XL records",
+        unit="rec",
+        disable=True if not progress else None,
+        leave=False,
+    )
     with bar, ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 1)) as pool:
         for fold, stamp in zip(np.unique(folds), stamps):
             rows = np.flatnonzero(folds == fold)
             key = ["ptbxl-1", sampling_rate, stamp]
-            path = cache_folder() / f"ptbxl-{fingerprint([str(root.resolve()), sampling_rate, int(fold)])}.cache"
+            path = (
+                cache_folder()
+                / f"ptbxl-{fingerprint([str(root.resolve()), sampling_rate, int(fold)])}.cache"
+            )
             cached = read_cache(path, key)
             if cached is None:
                 digital = np.empty((len(rows), 10 * sampling_rate, len(LEADS)), np.int16)
-                jobs = pool.map(lambda i: read_record(root / names[rows[i]], sampling_rate), range(len(rows)))
+                jobs = pool.map(
+                    lambda i: read_record(root / names[rows[i]], sampling_rate), range(len(rows))
+                )
                 for i, record in enumerate(jobs):
                     digital[i] = record
                     bar.update()
@@ -347,7 +412,9 @@ def _read_signals(root, table, sampling_rate, kept, columns, progress):
                 digital = cached["digital"]
                 bar.update(len(rows))
             for i in np.flatnonzero(kept[rows]):  # row by row: no second copy of a large fold
-                np.divide(digital[i][:, columns], np.float32(1000), out=x[place[rows[i]]])  # uV to mV
+                np.divide(
+                    digital[i][:, columns], np.float32(1000), out=x[place[rows[i]]]
+                )  # uV to mV
     return x
 
 

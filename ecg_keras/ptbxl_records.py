@@ -31,7 +31,11 @@ def read_record(path, sampling_rate):
         If the header is not whole, another rate, length or unit, a lead is missing, or samples are
         cut, marked as missing or do not match their checksum; names the file.
     """
-    lines = [line for line in path.with_suffix(".hea").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in path.with_suffix(".hea").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     head = lines[0].split() if lines else []
     n_samples = 10 * sampling_rate
     if len(head) < 4 or not head[1].isdigit() or len(lines) != 1 + int(head[1]):
@@ -44,19 +48,25 @@ def read_record(path, sampling_rate):
     signals = [line.split() for line in lines[1:]]
     names = [" ".join(fields[8:]).upper() for fields in signals]
     if absent := [lead for lead in LEADS if lead not in names]:
-        raise ValueError(f"{path}.hea: leads {' '.join(absent)} are missing; it has {' '.join(names)}.")
+        raise ValueError(
+            f"{path}.hea: leads {' '.join(absent)} are missing; it has {' '.join(names)}."
+        )
     order = [names.index(lead) for lead in LEADS]
     plain = all(fields[0] == f"{path.name}.dat" and fields[1] == "16" for fields in signals)
     if not plain:
         return _read_by_wfdb(path, order)
     digital = np.fromfile(path.with_suffix(".dat"), "<i2")
     if digital.size != n_samples * len(signals):
-        raise ValueError(f"{path}.dat: expected {2 * n_samples * len(signals)} bytes, got {2 * digital.size}; the file is cut.")
+        raise ValueError(
+            f"{path}.dat: expected {2 * n_samples * len(signals)} bytes, got {2 * digital.size}; the file is cut."
+        )
     digital = digital.reshape(n_samples, len(signals))
     sums = digital.sum(axis=0, dtype=np.int64)
     for column, fields in enumerate(signals):
         if (int(sums[column]) - int(fields[6])) % 65536:
-            raise ValueError(f"{path}.dat: lead {names[column]} does not match its checksum in the header; fetch it again.")
+            raise ValueError(
+                f"{path}.dat: lead {names[column]} does not match its checksum in the header; fetch it again."
+            )
     if (digital == -32768).any():  # what WFDB writes for a sample that is not there
         raise ValueError(f"{path}.dat: has samples marked as missing.")
     scales = [_microvolts(path, fields[2], fields[4]) for fields in signals]
@@ -72,7 +82,9 @@ def _microvolts(path, gain, zero):
     unit = (match[3] or "mV").lower() if match else ""
     if unit not in _UNITS_PER_MV or not float(match[1]):
         raise ValueError(f"{path}.hea: the gain must read like '1000.0(0)/mV', got {gain!r}.")
-    return 1000 / (float(match[1]) * _UNITS_PER_MV[unit]), float(match[2] if match[2] is not None else zero)
+    return 1000 / (float(match[1]) * _UNITS_PER_MV[unit]), float(
+        match[2] if match[2] is not None else zero
+    )
 
 
 def _read_by_wfdb(path, order):

@@ -17,10 +17,25 @@ import numpy as np
 
 from ecg_keras._checks import check_option, require
 
-AAMI = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}  # ANSI/AAMI EC57 class to PhysioNet symbols
+AAMI = {
+    "N": "NLRej",
+    "S": "AaJS",
+    "V": "VE",
+    "F": "F",
+    "Q": "/fQ",
+}  # ANSI/AAMI EC57 class to PhysioNet symbols
 BEAT_SYMBOLS = "".join(AAMI.values())
 
-_BYTES = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "212": 1.5, "24": 3, "32": 4}  # per sample, by WFDB format
+_BYTES = {
+    "8": 1,
+    "80": 1,
+    "16": 2,
+    "61": 2,
+    "160": 2,
+    "212": 1.5,
+    "24": 3,
+    "32": 4,
+}  # per sample, by WFDB format
 _SLACK = 512  # bytes that a file may have beyond its samples: some are padded to a whole block
 
 
@@ -96,9 +111,13 @@ def read_recording(directory, name, *, lead="MLII"):
     signal = record.p_signal
     for column, of in zip(signal.T, record.sig_name):
         if not np.isfinite(column).all():
-            raise ValueError(f"record {name}: lead {of} has {int((~np.isfinite(column)).sum())} NaN samples of {len(column)}.")
+            raise ValueError(
+                f"record {name}: lead {of} has {int((~np.isfinite(column)).sum())} NaN samples of {len(column)}."
+            )
         if np.ptp(column) == 0:
-            raise ValueError(f"record {name}: lead {of} is constant ({column[0]:g} {record.units[0]}); nothing was recorded.")
+            raise ValueError(
+                f"record {name}: lead {of} is constant ({column[0]:g} {record.units[0]}); nothing was recorded."
+            )
     with _wide_bytes():
         notes = _read(wfdb.rdann, base, ".atr", extension="atr")
     if len(notes.sample) and (notes.sample.max() >= len(signal) or notes.sample.min() < 0):
@@ -109,7 +128,9 @@ def read_recording(directory, name, *, lead="MLII"):
     symbols = np.asarray(notes.symbol)
     beats = np.isin(symbols, list(BEAT_SYMBOLS))
     if beats.sum() < 10:
-        raise ValueError(f"record {name}: {name}.atr holds {int(beats.sum())} beat annotations; at least 10 are needed.")
+        raise ValueError(
+            f"record {name}: {name}.atr holds {int(beats.sum())} beat annotations; at least 10 are needed."
+        )
     peaks, order = np.unique(notes.sample[beats].astype(np.int64), return_index=True)
     return Recording(
         name,
@@ -148,8 +169,18 @@ def _read(function, base, ending, **options):
             warnings.simplefilter("ignore", DeprecationWarning)  # wfdb's own calls of pandas
             warnings.simplefilter("ignore", FutureWarning)
             return function(**arguments)
-    except (ValueError, IndexError, TypeError, KeyError, OSError, AttributeError, OverflowError) as error:  # seen on damaged files
-        raise ValueError(f"record {base.name}: {path.name} cannot be read ({type(error).__name__}: {error}).") from error
+    except (
+        ValueError,
+        IndexError,
+        TypeError,
+        KeyError,
+        OSError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # seen on damaged files
+        raise ValueError(
+            f"record {base.name}: {path.name} cannot be read ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _check_files(base, header):
@@ -160,7 +191,9 @@ def _check_files(base, header):
             f"record {name}: {name}.hea gives {header.n_sig} leads, {header.sig_len} samples at {header.fs} Hz; all must be above 0."
         )
     if len(header.file_name or ()) != header.n_sig:
-        raise ValueError(f"record {name}: {name}.hea says {header.n_sig} leads and describes {len(header.file_name or ())}.")
+        raise ValueError(
+            f"record {name}: {name}.hea says {header.n_sig} leads and describes {len(header.file_name or ())}."
+        )
     for file in dict.fromkeys(header.file_name):
         path = base.with_name(file)
         if not path.is_file():
@@ -188,7 +221,9 @@ def _columns(name, present, lead):
     columns = []
     for of in wanted:
         if of == "other" and not rest:
-            raise ValueError(f"record {name}: lead 'other' asks for a second lead, and it has only {', '.join(present)}.")
+            raise ValueError(
+                f"record {name}: lead 'other' asks for a second lead, and it has only {', '.join(present)}."
+            )
         if of != "other" and of not in present:
             raise ValueError(f"record {name}: lead {of!r} is absent; it has {', '.join(present)}.")
         columns.append(rest[0] if of == "other" else present.index(of))

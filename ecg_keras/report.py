@@ -26,7 +26,15 @@ from ecg_keras.spectrograms import represent
 from ecg_keras.storage import atomic_path, write_json, write_text
 
 _WITH_INTERVAL = ("accuracy", "macro_f1", "macro_auc")
-_WITH_SPREAD = ("accuracy", "macro_f1", "macro_auc", "S_sensitivity", "S_predictivity", "V_sensitivity", "V_predictivity")
+_WITH_SPREAD = (
+    "accuracy",
+    "macro_f1",
+    "macro_auc",
+    "S_sensitivity",
+    "S_predictivity",
+    "V_sensitivity",
+    "V_predictivity",
+)
 
 
 class Report(dict):
@@ -65,10 +73,14 @@ class Report(dict):
         mark = f"<p><b>{pages.escape(SYNTHETIC)}</b></p>" if self.get("synthetic") else ""
         rows = headline_rows(self["test"], self.get("val"))
         name = pages.escape(f"{self.get('model')}: {self.page}")
-        return f"{mark}<p><b>{name}</b></p>" + pages.table(["", "test", "95 % interval", "validation"], rows)
+        return f"{mark}<p><b>{name}</b></p>" + pages.table(
+            ["", "test", "95 % interval", "validation"], rows
+        )
 
 
-def write_report(out_dir, numbers, *, train=None, val=None, test, history=(), probabilities, sections=()):
+def write_report(
+    out_dir, numbers, *, train=None, val=None, test, history=(), probabilities, sections=()
+):
     """Write a run's folder and return its numbers.
 
     Parameters
@@ -109,7 +121,11 @@ def write_report(out_dir, numbers, *, train=None, val=None, test, history=(), pr
             f"a column per class; got {scores.shape}."
         )
     history = [dict(row) for row in history]
-    parts = {name: part for name, part in (("train", train), ("val", val), ("test", test)) if part is not None}
+    parts = {
+        name: part
+        for name, part in (("train", train), ("val", val), ("test", test))
+        if part is not None
+    }
     inspection = inspect(**parts)
     numbers = {**numbers, "inspection": dict(inspection)}
     report = Report(numbers, out_dir)
@@ -127,7 +143,9 @@ def write_report(out_dir, numbers, *, train=None, val=None, test, history=(), pr
             data = picture[0] if isinstance(picture, tuple) else picture
             with atomic_path(out_dir / f"{name}.png") as part:
                 part.write_bytes(data)
-    page = story(report, parts, history=history, inspection=inspection, pictures=drawn, sections=sections)
+    page = story(
+        report, parts, history=history, inspection=inspection, pictures=drawn, sections=sections
+    )
     write_text(out_dir / "report.html", page)
     return report
 
@@ -139,13 +157,25 @@ def _data_pictures(train, val, test):
     before = balance.counts_before if balance is not None else first.class_counts()
     after = first.class_counts() if balance is not None and balance.resampled else None
     part = "train" if train is not None else "test"
-    caption = f"Rows of each class in the {part} part" + (", before and after balancing." if after else ".")
-    pictures = {"class_distribution": (plots.png(plots.plot_class_distribution(before, after=after)), caption)}
+    caption = f"Rows of each class in the {part} part" + (
+        ", before and after balancing." if after else "."
+    )
+    pictures = {
+        "class_distribution": (
+            plots.png(plots.plot_class_distribution(before, after=after)),
+            caption,
+        )
+    }
     name, seen = ("val", val) if val is not None else ("test", test)  # never resampled
     first = "" if len(seen.leads) == 1 else f", lead {seen.leads[0]}"
-    pictures["labelled"] = (plots.png(plot_labelled(seen)), f"Rows of {name} under their labels{first}, each scaled by itself.")
+    pictures["labelled"] = (
+        plots.png(plot_labelled(seen)),
+        f"Rows of {name} under their labels{first}, each scaled by itself.",
+    )
     signals = typical(seen) if seen.grid is None else getattr(seen, "examples", None)
-    images = typical(seen) if signals is None else represent(signals, seen.grid or _viewing_grid(seen))
+    images = (
+        typical(seen) if signals is None else represent(signals, seen.grid or _viewing_grid(seen))
+    )
     told = "what the model sees" if seen.grid is not None else "its spectrogram"
     for kind, row in typical_rows(images if signals is None else signals).items():
         if signals is not None:
@@ -162,7 +192,9 @@ def _viewing_grid(ds):
 
 def _signal_picture(ds, row, kind):
     """One row of signals as (bytes, caption)."""
-    axes = plots.plot_signal(ds.x[row], fs=ds.fs, unit=ds.unit, leads=ds.leads, title=f"{kind}: signal")
+    axes = plots.plot_signal(
+        ds.x[row], fs=ds.fs, unit=ds.unit, leads=ds.leads, title=f"{kind}: signal"
+    )
     return plots.png(axes), f"Class {kind}: the signal."
 
 
@@ -170,9 +202,17 @@ def _image_picture(ds, row, kind, told):
     """One row of images or spectra as (bytes, caption)."""
     if ds.is_images:
         lead = f", lead {ds.leads[0]}" if len(ds.leads) > 1 else ""
-        axes = plots.plot_image(ds.x[row], grid=ds.grid, n_samples=ds.n_samples, title=f"{kind}: image{lead}")
+        axes = plots.plot_image(
+            ds.x[row], grid=ds.grid, n_samples=ds.n_samples, title=f"{kind}: image{lead}"
+        )
     else:
-        axes = plots.plot_spectrum(ds.x[row], grid=ds.grid, n_samples=ds.n_samples, leads=ds.leads, title=f"{kind}: spectrum")
+        axes = plots.plot_spectrum(
+            ds.x[row],
+            grid=ds.grid,
+            n_samples=ds.n_samples,
+            leads=ds.leads,
+            title=f"{kind}: spectrum",
+        )
     return plots.png(axes), f"Class {kind}: {told}."
 
 
@@ -181,7 +221,12 @@ def _curve_pictures(history, numbers):
     if not history:
         return {}
     best, pictures = numbers.get("best_epoch"), {}
-    for name, label in (("loss", "loss"), ("macro_f1", "macro-F1"), ("accuracy", "accuracy"), ("macro_auc", "macro-AUC")):
+    for name, label in (
+        ("loss", "loss"),
+        ("macro_f1", "macro-F1"),
+        ("accuracy", "accuracy"),
+        ("macro_auc", "macro-AUC"),
+    ):
         if any(row.get(key) is not None for row in history for key in (name, f"val_{name}")):
             axes = plots.plot_history(history, (name, f"val_{name}"), label=label, best_epoch=best)
             pictures[f"curve_{name}"] = (plots.png(axes), f"{label} over the epochs.")
@@ -193,13 +238,22 @@ def _result_pictures(test, scores, numbers):
     figures, pictures = numbers["test"], {}
     if not test.multi_label:
         axes = plots.plot_confusion(figures["confusion"], test.classes)
-        pictures["confusion"] = (plots.png(axes), "Confusion matrix: counts, and the percentage of each true class.")
+        pictures["confusion"] = (
+            plots.png(axes),
+            "Confusion matrix: counts, and the percentage of each true class.",
+        )
     axes = plots.plot_roc(test.y, scores, test.classes)
     pictures["roc"] = (plots.png(axes), "ROC curve of each class against all others.")
     axes = plots.plot_precision_recall(test.y, scores, test.classes)
-    pictures["precision_recall"] = (plots.png(axes), "Precision over recall of each class against all others.")
+    pictures["precision_recall"] = (
+        plots.png(axes),
+        "Precision over recall of each class against all others.",
+    )
     axes = plots.plot_calibration(test.y, scores, ece=figures.get("ece"))
-    pictures["calibration"] = (plots.png(axes), "Calibration: how often an answer given with this probability is right.")
+    pictures["calibration"] = (
+        plots.png(axes),
+        "Calibration: how often an answer given with this probability is right.",
+    )
     return pictures
 
 
@@ -212,7 +266,9 @@ def _prediction_columns(test, scores, thresholds):
     else:
         true, predicted = names[test.y], names[scores.argmax(axis=1)]
     columns = {"row": range(len(test)), "true": true, "predicted": predicted}
-    columns |= {f"p_{name}": map("{:.8g}".format, column) for name, column in zip(test.classes, scores.T)}
+    columns |= {
+        f"p_{name}": map("{:.8g}".format, column) for name, column in zip(test.classes, scores.T)
+    }
     if test.patients is not None:
         columns["patient"] = test.patients
     if test.records is not None:
@@ -275,7 +331,12 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
     if not reports:
         raise ValueError("run_dirs is empty; give at least one finished run.")
     first = reports[0]
-    row = {"protocol": protocol, "model": model or first["model"], "repeats": repeats, "n": len(reports)}
+    row = {
+        "protocol": protocol,
+        "model": model or first["model"],
+        "repeats": repeats,
+        "n": len(reports),
+    }
     row["synthetic"] = any(report.get("synthetic") for report in reports)
     for name, values in _figures_of(reports).items():
         known = [value for value in values if value is not None]
@@ -284,7 +345,12 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
             row[f"{name}_sd"] = f"{np.std(known, ddof=1):.3g}" if len(known) > 1 else ""
         if name in _WITH_INTERVAL:
             row |= dict(zip((f"{name}_low", f"{name}_high"), _mean_interval(reports, name)))
-    row |= {"device": first.get("device") or "", "source": first.get("source") or "", "commit": commit, "command": command}
+    row |= {
+        "device": first.get("device") or "",
+        "source": first.get("source") or "",
+        "commit": commit,
+        "command": command,
+    }
     path, rows = pathlib.Path(path), []
     if path.is_file():
         with open(path, encoding="utf-8", newline="") as file:
@@ -297,7 +363,9 @@ def record_result(path, run_dirs, *, protocol, command, commit="", repeats="seed
 
 def _mean_interval(reports, name):
     """Lower and upper end of the 95 % interval of a figure, each a mean over the reports, as text."""
-    known = [report["test"]["ci95"][name] for report in reports if name in report["test"].get("ci95", {})]
+    known = [
+        report["test"]["ci95"][name] for report in reports if name in report["test"].get("ci95", {})
+    ]
     return [f"{end:.5g}" for end in np.mean(known, axis=0)] if known else ["", ""]
 
 
@@ -307,8 +375,13 @@ def _figures_of(reports):
     names = ("accuracy", "majority_accuracy", "macro_f1", "macro_auc", "ece")
     figures = {name: [test.get(name) for test in tests] for name in names}
     for kind in ("S", "V") if any("aami" in test for test in tests) else ():
-        for short, name in (("sensitivity", "sensitivity"), ("predictivity", "positive_predictivity")):
-            figures[f"{kind}_{short}"] = [test["aami"][kind][name] if "aami" in test else None for test in tests]
+        for short, name in (
+            ("sensitivity", "sensitivity"),
+            ("predictivity", "positive_predictivity"),
+        ):
+            figures[f"{kind}_{short}"] = [
+                test["aami"][kind][name] if "aami" in test else None for test in tests
+            ]
     figures["n_test"] = [test["n"] for test in tests]
     figures["parameters"] = [report.get("n_parameters") for report in reports]
     figures["fit_seconds"] = [(report.get("seconds") or {}).get("fit") for report in reports]
@@ -339,7 +412,11 @@ def results_table(path="outputs/results.csv", *, protocol=None, least_runs=1):
     if not path.is_file():
         raise ValueError(f"{path} is absent; record_result writes it.")
     with open(path, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["protocol"].startswith(protocol or "") and int(row["n"]) >= least_runs]
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if row["protocol"].startswith(protocol or "") and int(row["n"]) >= least_runs
+        ]
     protocols = list(dict.fromkeys(row["protocol"] for row in rows))
     rows.sort(key=lambda row: protocols.index(row["protocol"]))
     lines = [

@@ -72,16 +72,35 @@ def rhythm(
     if filters:
         shape = _with_difference(signal, like.leads)
     else:  # the signal has no say, and stays an input all the same
-        shape, numbers = None, numbers + 0 * ops.mean(layers.GlobalAveragePooling1D()(signal), axis=-1, keepdims=True)
+        shape, numbers = (
+            None,
+            numbers + 0 * ops.mean(layers.GlobalAveragePooling1D()(signal), axis=-1, keepdims=True),
+        )
     outputs = [
-        _member(numbers, shape, like, filters, kernel_size, shape_units, units, joint_units, dropout, shape_dropout, number)
+        _member(
+            numbers,
+            shape,
+            like,
+            filters,
+            kernel_size,
+            shape_units,
+            units,
+            joint_units,
+            dropout,
+            shape_dropout,
+            number,
+        )
         for number in range(members)
     ]
     x = layers.Average(dtype="float32")(outputs) if members > 1 else outputs[0]
     if like.multi_label:
-        x = layers.Activation("sigmoid", dtype="float32", name="probabilities")(ops.log(x + _TINY) - ops.log(1 - x + _TINY))
+        x = layers.Activation("sigmoid", dtype="float32", name="probabilities")(
+            ops.log(x + _TINY) - ops.log(1 - x + _TINY)
+        )
     else:
-        x = layers.Activation("softmax", dtype="float32", name="probabilities")(ops.log(x + _TINY))  # the mean itself
+        x = layers.Activation("softmax", dtype="float32", name="probabilities")(
+            ops.log(x + _TINY)
+        )  # the mean itself
     return keras.Model([signal, metadata], x, name="rhythm")
 
 
@@ -94,7 +113,19 @@ def _with_difference(signal, leads):
     return layers.Concatenate(name="with_difference")([beat, typical, beat - typical])
 
 
-def _member(numbers, shape, like, filters, kernel_size, shape_units, units, joint_units, dropout, shape_dropout, number):
+def _member(
+    numbers,
+    shape,
+    like,
+    filters,
+    kernel_size,
+    shape_units,
+    units,
+    joint_units,
+    dropout,
+    shape_dropout,
+    number,
+):
     """One network from metadata and beat to probabilities."""
     x = layers.Dropout(dropout)(layers.Dense(units, activation="gelu")(numbers))
     if shape is not None:
@@ -105,15 +136,21 @@ def _member(numbers, shape, like, filters, kernel_size, shape_units, units, join
         if number == 0:
             y = pooled(y, "mean+max")
         else:
-            y = layers.Concatenate()([layers.GlobalAveragePooling1D()(y), layers.GlobalMaxPooling1D()(y)])
+            y = layers.Concatenate()(
+                [layers.GlobalAveragePooling1D()(y), layers.GlobalMaxPooling1D()(y)]
+            )
         y = layers.Dense(shape_units, activation="gelu")(layers.Dropout(shape_dropout)(y))
         x = layers.Concatenate()([x, y])
     x = layers.Dropout(dropout)(layers.Dense(joint_units, activation="gelu")(x))
     activation = "sigmoid" if like.multi_label else "softmax"
-    return layers.Dense(len(like.classes), activation=activation, dtype="float32", name=f"member_{number}")(x)
+    return layers.Dense(
+        len(like.classes), activation=activation, dtype="float32", name=f"member_{number}"
+    )(x)
 
 
-def signal_to_image(like, *, filters=(8, 16, 32), kernel_size=3, dense_units=128, dropout=0.5, grid=None):
+def signal_to_image(
+    like, *, filters=(8, 16, 32), kernel_size=3, dense_units=128, dropout=0.5, grid=None
+):
     """The signal-to-image recipe: a coloured 128 x 128 spectrogram, three convolution stages, one dense layer.
 
     Each stage is convolution, ReLU, batch normalisation and 2 x 2 maximum, in this order. The images are made
@@ -152,4 +189,8 @@ def signal_to_image(like, *, filters=(8, 16, 32), kernel_size=3, dense_units=128
             x = layers.Activation("linear", name="features")(x)
         x = layers.MaxPooling2D(2, padding="same")(x)
     x = layers.Flatten(name="embedding")(x)
-    return keras.Model(inputs, classifier(x, like, dense_units=(dense_units,), dropout=dropout), name="signal_to_image")
+    return keras.Model(
+        inputs,
+        classifier(x, like, dense_units=(dense_units,), dropout=dropout),
+        name="signal_to_image",
+    )

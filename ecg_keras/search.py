@@ -132,7 +132,12 @@ def search(
     """
     start = time.monotonic()
     check_option("strategy", strategy, STRATEGIES)
-    for name, value in (("hours", hours), ("max_trials", max_trials), ("epochs", epochs), ("renew_after", renew_after)):
+    for name, value in (
+        ("hours", hours),
+        ("max_trials", max_trials),
+        ("epochs", epochs),
+        ("renew_after", renew_after),
+    ):
         if value is not None:
             check_positive(name, value)
     if hours is None and max_trials is None and strategy != "hyperband":
@@ -187,7 +192,9 @@ def search(
             run.go(data_file, workers, role)
         found = run.result()
         if test is not None:
-            found.report = _report_winner(found, train if full_train is None else full_train, val, test, job["seed"], progress)
+            found.report = _report_winner(
+                found, train if full_train is None else full_train, val, test, job["seed"], progress
+            )
             run.page(found)
     return found
 
@@ -196,7 +203,14 @@ def _data_identity(train, val):
     """What tells one pair of data sets from another; every value counts."""
     identity = {}
     for name, part in (("train", train), ("val", val)):
-        about = [part.classes, part.fs, part.leads, part.unit, encoded({"grid": part.grid}), part.metadata_names]
+        about = [
+            part.classes,
+            part.fs,
+            part.leads,
+            part.unit,
+            encoded({"grid": part.grid}),
+            part.metadata_names,
+        ]
         arrays = [array for array in (part.x, part.y, part.metadata) if array is not None]
         identity[name] = f"{len(part)} rows, {fingerprint(about, *arrays)}"
     identity["balance"] = train.balance.method if train.balance else None
@@ -205,7 +219,12 @@ def _data_identity(train, val):
 
 def _versions(backend):
     """Versions a result depends on."""
-    names = ("ecg_keras", "keras", "keras-tuner", {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[backend])
+    names = (
+        "ecg_keras",
+        "keras",
+        "keras-tuner",
+        {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[backend],
+    )
     found = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -241,7 +260,9 @@ def _locked(folder):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another process searches in {folder} now; wait for it, or give another out_dir.") from None
+            raise ValueError(
+                f"another process searches in {folder} now; wait for it, or give another out_dir."
+            ) from None
         yield
 
 
@@ -258,7 +279,9 @@ def _prepare(folder, identity, job, fresh, previous):
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     there = read_json(folder / "search.json")
     if there is None and any((folder / "trials").iterdir()):
-        raise ValueError(f"{folder} holds trials, but its search.json cannot be read; give fresh=True or another out_dir.")
+        raise ValueError(
+            f"{folder} holds trials, but its search.json cannot be read; give fresh=True or another out_dir."
+        )
     if there is not None:
         changed = _differences(there["identity"], identity)
         if changed:
@@ -292,7 +315,9 @@ def _copy_previous(inputs, folder, identity):
             continue
         changed = _differences(there["identity"], identity)
         if changed:
-            print(f"the search in {file.parent} is not this one and is left alone: {'; '.join(changed)}")
+            print(
+                f"the search in {file.parent} is not this one and is left alone: {'; '.join(changed)}"
+            )
             continue
         part = folder.with_name(f".{folder.name}-part")
         shutil.rmtree(part, ignore_errors=True)
@@ -320,7 +345,14 @@ def _report_winner(found, train, val, test, seed, progress):
     keras.utils.set_random_seed(seed)
     network = build_model(found.model, like=train, **found.model_options)
     report = fit_and_report(
-        network, train, val, test, out_dir=found.out_dir / "winner", seed=seed, progress=progress, **found.fit_options
+        network,
+        train,
+        val,
+        test,
+        out_dir=found.out_dir / "winner",
+        seed=seed,
+        progress=progress,
+        **found.fit_options,
     )
     (found.out_dir / "winner.json").unlink()
     return report
@@ -331,15 +363,22 @@ def _work_for_chief(folder, identity, data_file, role, workers):
     stale, waited = read_json(folder / "ended.json"), time.monotonic()
     while (there := read_json(folder / "search.json")) is None:
         if time.monotonic() - waited > 600:
-            raise ValueError(f"no search in {folder} after 10 minutes; start the chief, and share out_dir between the machines.")
+            raise ValueError(
+                f"no search in {folder} after 10 minutes; start the chief, and share out_dir between the machines."
+            )
         time.sleep(0.5)
-    identity |= {"space": there["identity"]["space"], "versions": _versions(there["job"]["backend"])}
+    identity |= {
+        "space": there["identity"]["space"],
+        "versions": _versions(there["job"]["backend"]),
+    }
     changed = _differences(there["identity"], identity)
     if changed:
         raise ValueError(f"the chief searches something else in {folder}: {'; '.join(changed)}.")
     names = [f"{role}-{i}" for i in range(worker_count(workers))]
     address = os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
-    pool = Workers(folder, data_file, names, address, there["job"]["backend"], lambda name, code: code <= 0)
+    pool = Workers(
+        folder, data_file, names, address, there["job"]["backend"], lambda name, code: code <= 0
+    )
     ended = lambda: (found := read_json(folder / "ended.json")) != stale and found  # noqa: E731
     try:
         pool.start()
@@ -350,11 +389,19 @@ def _work_for_chief(folder, identity, data_file, role, workers):
     waited = time.monotonic()
     while not (found := ended()):
         if time.monotonic() - waited > 600:
-            raise RuntimeError(f"the chief gave no trials any more, but has not ended its search in {folder}; look at it there.")
+            raise RuntimeError(
+                f"the chief gave no trials any more, but has not ended its search in {folder}; look at it there."
+            )
         time.sleep(0.5)
     import pandas as pd
 
     board = pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str})
     return Search(
-        found["model"], decoded(found["model_options"]), found["fit_options"], board, found["value"], folder, found["ended"]
+        found["model"],
+        decoded(found["model_options"]),
+        found["fit_options"],
+        board,
+        found["value"],
+        folder,
+        found["ended"],
     )

@@ -40,16 +40,32 @@ def search_page(found, tried, objective, space, job):
     """
     done = [(result, values) for result, values in tried if result["status"] == "completed"]
     failed = [result for result, _ in tried if result["status"] != "completed"]
-    label = objective.removeprefix("val_").replace("_", "-").replace("macro-f1", "macro-F1").replace("auc", "AUC")
+    label = (
+        objective.removeprefix("val_")
+        .replace("_", "-")
+        .replace("macro-f1", "macro-F1")
+        .replace("auc", "AUC")
+    )
     default = default_result(tried, space)
     pairs = [
         ("model", found.model),
         ("trials finished", f"{len(tried)}, of which {len(failed)} failed"),
         (f"best validation {label}", decimal(found.value, 4)),
-        ("default", f"{decimal(default['value'], 4)} after {default['epochs_run']} of {job['epochs']} epochs" if default else "-"),
-        ("training time", f"{sum(result.get('fit_seconds') or 0 for result, _ in tried) / 3600:.2f} h"),
+        (
+            "default",
+            f"{decimal(default['value'], 4)} after {default['epochs_run']} of {job['epochs']} epochs"
+            if default
+            else "-",
+        ),
+        (
+            "training time",
+            f"{sum(result.get('fit_seconds') or 0 for result, _ in tried) / 3600:.2f} h",
+        ),
         ("epochs of a full training", job["epochs"]),
-        ("state", {"running": "running", "time": "its time was over"}.get(found.ended, found.ended)),
+        (
+            "state",
+            {"running": "running", "time": "its time was over"}.get(found.ended, found.ended),
+        ),
         ("written", time.strftime("%Y-%m-%d %H:%M")),
     ]
     lead = "<p>Validation figures chose among these trials, so the best one is flattered; the test part tells.</p>\n"
@@ -60,17 +76,53 @@ def search_page(found, tried, objective, space, job):
     ]
     if done:
         sections += [
-            ("progress", "Best so far", figure(png(plot_progress(tried, label)), f"Validation {label} of each trial and the best so far", wide=True)),
-            ("parameters", "Each setting", figure(png(plot_settings(done, space, label)), f"Validation {label} against each setting", wide=True)),
-            ("parallel", "All settings", figure(png(plot_parallel(done, space, label)), "One line per trial across all settings; darker is better, the winner is red and dashed", wide=True)),
+            (
+                "progress",
+                "Best so far",
+                figure(
+                    png(plot_progress(tried, label)),
+                    f"Validation {label} of each trial and the best so far",
+                    wide=True,
+                ),
+            ),
+            (
+                "parameters",
+                "Each setting",
+                figure(
+                    png(plot_settings(done, space, label)),
+                    f"Validation {label} against each setting",
+                    wide=True,
+                ),
+            ),
+            (
+                "parallel",
+                "All settings",
+                figure(
+                    png(plot_parallel(done, space, label)),
+                    "One line per trial across all settings; darker is better, the winner is red and dashed",
+                    wide=True,
+                ),
+            ),
         ]
     sections.append(("trials", "Trials", _trials(found, len(tried))))
     if failed:
         reasons = {result["reason"]: 0 for result in failed}
         for result in failed:
             reasons[result["reason"]] += 1
-        sections.append(("failed", "Failed", bullets(f"{reason} ({count})" for reason, count in reasons.items())))
-    sections.append(("space", "Space", table(["setting", "tried"], list(space.describe().items()), numbers_from=2)))
+        sections.append(
+            (
+                "failed",
+                "Failed",
+                bullets(f"{reason} ({count})" for reason, count in reasons.items()),
+            )
+        )
+    sections.append(
+        (
+            "space",
+            "Space",
+            table(["setting", "tried"], list(space.describe().items()), numbers_from=2),
+        )
+    )
     return page(f"Search: {found.model}", sections, lead=lead)
 
 
@@ -80,7 +132,8 @@ def default_result(tried, space):
     found = [
         result
         for result, values in tried
-        if result["status"] == "completed" and all(value == defaults[name] for name, value in values.items())
+        if result["status"] == "completed"
+        and all(value == defaults[name] for name, value in values.items())
     ]
     return max(found, key=lambda result: result["epochs_run"], default=None)
 
@@ -88,7 +141,11 @@ def default_result(tried, space):
 def _trials(found, n):
     """The top of the leaderboard as a table."""
     board = found.leaderboard.head(_SHOWN)
-    names = [name for name in board.columns if name not in ("past", "reason", "fit_seconds") and board[name].notna().any()]
+    names = [
+        name
+        for name in board.columns
+        if name not in ("past", "reason", "fit_seconds") and board[name].notna().any()
+    ]
     rows = [[_text(row[name]) for name in names] for _, row in board[names].iterrows()]
     caption = f"The best {len(rows)} of {n}; leaderboard.csv has all." if n > len(rows) else None
     return table([name.replace("_", " ") for name in names], rows, caption=caption)
@@ -123,10 +180,28 @@ def plot_progress(tried, label, *, ax=None):
     seconds = np.cumsum([result.get("seconds") or 0 for result, _ in tried])
     unit, per_unit = ("h", 3600) if seconds[-1] > 5400 else ("min", 60)
     spent = seconds / per_unit
-    values = np.array([np.nan if result["value"] is None else result["value"] for result, _ in tried])
+    values = np.array(
+        [np.nan if result["value"] is None else result["value"] for result, _ in tried]
+    )
     good = np.isfinite(values)
-    ax.plot(spent[good], values[good], "o", markersize=4, color=_PALE, markeredgecolor=_INK, markeredgewidth=0.5, label="trial")
-    ax.step(spent[good], np.maximum.accumulate(values[good]), where="post", color=_ACCENT, linewidth=1.6, label="best so far")
+    ax.plot(
+        spent[good],
+        values[good],
+        "o",
+        markersize=4,
+        color=_PALE,
+        markeredgecolor=_INK,
+        markeredgewidth=0.5,
+        label="trial",
+    )
+    ax.step(
+        spent[good],
+        np.maximum.accumulate(values[good]),
+        where="post",
+        color=_ACCENT,
+        linewidth=1.6,
+        label="best so far",
+    )
     if not good.all():
         bottom = values[good].min()
         ax.plot(spent[~good], np.full((~good).sum(), bottom), "x", color=_INK, label="failed")

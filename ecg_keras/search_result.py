@@ -57,8 +57,18 @@ def code(model, model_options, fit_options):
     model = build_model("cnn1d", like=train, filters=(8, 16))
     report = fit_and_report(model, train, val, test, out_dir="outputs/best", epochs=3)
     """
-    names = sorted({type(value).__name__ for value in model_options.values() if dataclasses.is_dataclass(value)})
-    first = [f'"{model}"', "like=train", *(f"{name}={value!r}" for name, value in model_options.items())]
+    names = sorted(
+        {
+            type(value).__name__
+            for value in model_options.values()
+            if dataclasses.is_dataclass(value)
+        }
+    )
+    first = [
+        f'"{model}"',
+        "like=train",
+        *(f"{name}={value!r}" for name, value in model_options.items()),
+    ]
     second = ["model", "train", "val", "test", 'out_dir="outputs/best"']
     second += [f"{name}={value!r}" for name, value in fit_options.items()]
     return (
@@ -70,4 +80,8 @@ def code(model, model_options, fit_options):
 def _call(start, arguments):
     """A call on one line, or with an argument per line where that is long."""
     line = f"{start}({', '.join(arguments)})"
-    return line if len(line) <= 100 else f"{start}(\n" + "".join(f"    {argument},\n" for argument in arguments) + ")"
+    return (
+        line
+        if len(line) <= 100
+        else f"{start}(\n" + "".join(f"    {argument},\n" for argument in arguments) + ")"
+    )

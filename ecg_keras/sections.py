@@ -13,7 +13,9 @@ from ecg_keras import pages
 from ecg_keras.inspection import inspection_html
 from ecg_keras.pages import decimal, interval, percent
 
-SYNTHETIC = "Synthetic data: these signals were made by a program. The figures say nothing about patients."
+SYNTHETIC = (
+    "Synthetic data: these signals were made by a program. The figures say nothing about patients."
+)
 
 
 def story(report, parts, *, history, inspection, pictures, sections=()):
@@ -73,7 +75,12 @@ def _headline(report, test):
     always = "always the most frequent labels" if test.multi_label else "always the largest class"
     cards = [
         (percent(figures["accuracy"]), exact, interval(ci95.get("accuracy"), percent), ""),
-        (percent(figures["majority_accuracy"]), always, "what no model at all would reach", " class=plain"),
+        (
+            percent(figures["majority_accuracy"]),
+            always,
+            "what no model at all would reach",
+            " class=plain",
+        ),
         (decimal(figures["macro_f1"]), "macro-F1", interval(ci95.get("macro_f1")), ""),
         (decimal(figures["macro_auc"]), "macro-AUC", interval(ci95.get("macro_auc")), ""),
         (decimal(figures["ece"]), "calibration error", "0 is best", ""),
@@ -101,7 +108,9 @@ def _notes(report, parts, inspection):
     if test["accuracy"] <= test["majority_accuracy"]:
         notes.append("Test accuracy is not above that of always giving the most frequent answer.")
     elif low <= test["majority_accuracy"]:
-        notes.append("The interval of test accuracy reaches down to that of always giving the most frequent answer.")
+        notes.append(
+            "The interval of test accuracy reaches down to that of always giving the most frequent answer."
+        )
     notes += [f"Test: {note}" for note in report["test"].get("notes") or []]
     return list(dict.fromkeys(notes))
 
@@ -112,7 +121,9 @@ def _data(parts, inspection, pictures):
     counts = {name: part.class_counts() for name, part in parts.items()}
     rows = [[kind, *(_count_and_share(counts[name], kind) for name in parts)] for kind in classes]
     rows.append(["rows", *(f"{len(part):,}" for part in parts.values())])
-    html = pages.table(["class", *parts], rows, caption="Rows of each class in each part, and their share")
+    html = pages.table(
+        ["class", *parts], rows, caption="Rows of each class in each part, and their share"
+    )
     train = parts.get("train")
     if train is not None and train.balance is not None:
         what = {
@@ -124,7 +135,9 @@ def _data(parts, inspection, pictures):
         html += f"<p>{pages.escape(what.get(train.balance.method, train.balance.method))}</p>\n"
     html += _gallery({name: pictures[name] for name in pictures if name == "class_distribution"})
     html += "<h3>Inspection</h3>\n" + inspection_html(inspection)
-    html += "<h3>Labels beside rows drawn at random</h3>\n" + _gallery({"labelled": pictures["labelled"]})
+    html += "<h3>Labels beside rows drawn at random</h3>\n" + _gallery(
+        {"labelled": pictures["labelled"]}
+    )
     shown = {name: pictures[name] for name in pictures if name.startswith(("signal_", "image_"))}
     if shown:
         html += "<h3>One row of each class</h3>\n<p class=quiet>The row nearest to the median of its class.</p>\n"
@@ -142,7 +155,11 @@ def _settings(report):
     shown = {"model": report.get("model"), "task": report.get("task"), "seed": report.get("seed")}
     shown |= {name: report.get(name) for name in ("model_file", "trained_on")}
     shown |= {"inputs": report.get("options")} | (report.get("settings") or {})
-    return pages.facts((name.replace("_", " "), _plain(value)) for name, value in shown.items() if value is not None)
+    return pages.facts(
+        (name.replace("_", " "), _plain(value))
+        for name, value in shown.items()
+        if value is not None
+    )
 
 
 def _training(history, report, pictures):
@@ -160,23 +177,35 @@ def _results(report):
     """Headline with validation beside it, per class, classification report, AAMI."""
     test = report["test"]
     html = pages.table(
-        ["", "test", "95 % interval", "validation"], headline_rows(test, report.get("val")), caption="All classes together"
+        ["", "test", "95 % interval", "validation"],
+        headline_rows(test, report.get("val")),
+        caption="All classes together",
     )
     per_class = test["per_class"]
     rows = [
-        [name, percent(r["recall"]), percent(r["specificity"]), decimal(r["auc"]), f"{r['support']:,}"]
+        [
+            name,
+            percent(r["recall"]),
+            percent(r["specificity"]),
+            decimal(r["auc"]),
+            f"{r['support']:,}",
+        ]
         for name, r in per_class.items()
     ]
     headers = ["class", "accuracy", "specificity", "AUC", "rows"]
     caption = "Per class: accuracy within the class (share of its rows found), share of other rows left alone"
     html += pages.table(headers, rows, caption=caption)
     html += pages.table(
-        ["class", "precision", "recall", "F1", "support"], _classification_rows(per_class), caption="Classification report"
+        ["class", "precision", "recall", "F1", "support"],
+        _classification_rows(per_class),
+        caption="Classification report",
     )
     if test.get("thresholds"):
         pairs = zip(per_class, test["thresholds"])
         html += pages.table(
-            ["class", "threshold"], [[name, decimal(value)] for name, value in pairs], caption="Thresholds, frozen before the test"
+            ["class", "threshold"],
+            [[name, decimal(value)] for name, value in pairs],
+            caption="Thresholds, frozen before the test",
         )
     if "aami" in test:
         html += _aami(test["aami"], test)
@@ -194,7 +223,8 @@ def headline_rows(test, val):
         ("calibration error", "ece", decimal),
     ]
     rows = [
-        [label, show(test.get(key)), interval(ci95.get(key), show), show(val.get(key))] for label, key, show in shown
+        [label, show(test.get(key)), interval(ci95.get(key), show), show(val.get(key))]
+        for label, key, show in shown
     ]
     return [*rows, ["rows", f"{test['n']:,}", "-", f"{val['n']:,}" if val else "-"]]
 
@@ -202,7 +232,10 @@ def headline_rows(test, val):
 def _classification_rows(per_class):
     """Precision, recall, F1 and support with the two averages of the usual report; classes without rows have dashes."""
     keys = ("precision", "recall", "f1")
-    rows = [[name, *(decimal(r[key]) for key in keys), f"{r['support']:,}"] for name, r in per_class.items()]
+    rows = [
+        [name, *(decimal(r[key]) for key in keys), f"{r['support']:,}"]
+        for name, r in per_class.items()
+    ]
     known = [r for r in per_class.values() if r["support"]]
     support = np.array([r["support"] for r in known])
     for label, weights in (("macro average", np.ones(len(known))), ("weighted average", support)):
@@ -214,7 +247,16 @@ def _classification_rows(per_class):
 def _aami(block, test):
     """S and V as EC57 names their figures, and the recordings one by one."""
     exempt = "positive_predictivity_ec57" in block["V"]
-    headers = ["class", "sensitivity", "95 %", "positive predictivity", "95 %", "false positive rate", "F1", "beats"]
+    headers = [
+        "class",
+        "sensitivity",
+        "95 %",
+        "positive predictivity",
+        "95 %",
+        "false positive rate",
+        "F1",
+        "beats",
+    ]
     rows = []
     for name in ("S", "V"):
         row, ci95 = block[name], block[name].get("ci95") or {}
@@ -232,7 +274,18 @@ def _aami(block, test):
         )
         if exempt:
             predictivity, rate = row["positive_predictivity_ec57"], row["false_positive_rate_ec57"]
-            rows.append([f"{name}, EC57 exemptions", "", "", percent(predictivity), "", percent(rate, 2), "", ""])
+            rows.append(
+                [
+                    f"{name}, EC57 exemptions",
+                    "",
+                    "",
+                    percent(predictivity),
+                    "",
+                    percent(rate, 2),
+                    "",
+                    "",
+                ]
+            )
     html = "<h3>AAMI report</h3>\n"
     html += f"<p>Always answering the largest class is right for {percent(test['majority_accuracy'])} of these beats.</p>\n"
     caption = "Supraventricular (S) and ventricular (V) ectopic beats, each against all others (ANSI/AAMI EC57)"
@@ -244,9 +297,16 @@ def _aami(block, test):
         )
     if block.get("per_record"):
         headers = ["record", "beats", "accuracy", "majority"]
-        headers += [text for name in "NSV" for text in (f"{name} beats", f"{name} Se", f"{name} +P")]
+        headers += [
+            text for name in "NSV" for text in (f"{name} beats", f"{name} Se", f"{name} +P")
+        ]
         rows = [
-            [row["record"], f"{row['n']:,}", percent(row["accuracy"]), percent(row["majority_accuracy"])]
+            [
+                row["record"],
+                f"{row['n']:,}",
+                percent(row["accuracy"]),
+                percent(row["majority_accuracy"]),
+            ]
             + [
                 text
                 for name in "NSV"
@@ -258,7 +318,9 @@ def _aami(block, test):
             ]
             for row in block["per_record"]
         ]
-        html += pages.table(headers, rows, caption="Each recording (Se: sensitivity, +P: positive predictivity)")
+        html += pages.table(
+            headers, rows, caption="Each recording (Se: sensitivity, +P: positive predictivity)"
+        )
     return html
 
 
@@ -272,11 +334,22 @@ def _reproducibility(report):
         ("device", report.get("device")),
         ("epochs run", report.get("epochs_run")),
         ("peak memory", f"{report['peak_rss_mb']:,.0f} MB" if report.get("peak_rss_mb") else None),
-        ("seconds", ", ".join(f"{name} {value:,.1f}" for name, value in seconds.items() if value is not None)),
-        ("versions", ", ".join(f"{name} {value}" for name, value in (report.get("versions") or {}).items())),
+        (
+            "seconds",
+            ", ".join(
+                f"{name} {value:,.1f}" for name, value in seconds.items() if value is not None
+            ),
+        ),
+        (
+            "versions",
+            ", ".join(f"{name} {value}" for name, value in (report.get("versions") or {}).items()),
+        ),
     ]
     files = "report.json, history.csv, predictions.csv, model.keras and the pictures as PNG lie beside this page."
-    return pages.facts((name, value) for name, value in pairs if value not in (None, "")) + f"<p class=quiet>{files}</p>\n"
+    return (
+        pages.facts((name, value) for name, value in pairs if value not in (None, ""))
+        + f"<p class=quiet>{files}</p>\n"
+    )
 
 
 def _gallery(pictures):

@@ -30,11 +30,22 @@ def check_fits(model, ds):
     inputs = {tensor.name: tensor for tensor in model.inputs}
     for name, array in ds.inputs(inputs).items():
         need, got = tuple(inputs[name].shape[1:]), array.shape[1:]
-        shorter = name == "signal" and len(need) == len(got) and need[1:] == got[1:] and (need[0] or 0) <= got[0]
-        if len(need) != len(got) or (not shorter and any(a not in (None, b) for a, b in zip(need, got))):
-            raise ValueError(f"the model's input {name!r} needs rows of shape {need}, the data set has {got}.")
+        shorter = (
+            name == "signal"
+            and len(need) == len(got)
+            and need[1:] == got[1:]
+            and (need[0] or 0) <= got[0]
+        )
+        if len(need) != len(got) or (
+            not shorter and any(a not in (None, b) for a, b in zip(need, got))
+        ):
+            raise ValueError(
+                f"the model's input {name!r} needs rows of shape {need}, the data set has {got}."
+            )
     if model.output_shape[-1] != len(ds.classes):
-        raise ValueError(f"the model has {model.output_shape[-1]} outputs, the data set {len(ds.classes)} classes.")
+        raise ValueError(
+            f"the model has {model.output_shape[-1]} outputs, the data set {len(ds.classes)} classes."
+        )
 
 
 def predict(model, ds, *, batch_size=256):
@@ -79,7 +90,11 @@ def _run(model, arrays, batch_size):
     """Probabilities as NumPy, a batch at a time: Keras's own predict would copy all rows first."""
     n = len(next(iter(arrays.values())))
     parts = [
-        np.asarray(model.predict_on_batch(fed({name: array[start : start + batch_size] for name, array in arrays.items()})))
+        np.asarray(
+            model.predict_on_batch(
+                fed({name: array[start : start + batch_size] for name, array in arrays.items()})
+            )
+        )
         for start in range(0, n, batch_size)
     ]
     return np.concatenate(parts)
@@ -139,7 +154,9 @@ def served(model, like, *, thresholds=None, name=None):
         "preparation": like.preparation,
     }
     outputs = Card(card, name="probabilities", dtype="float32")(outputs)
-    return keras.Model(inputs if len(inputs) > 1 else inputs["signal"], outputs, name=name or model.name)
+    return keras.Model(
+        inputs if len(inputs) > 1 else inputs["signal"], outputs, name=name or model.name
+    )
 
 
 def save_served(path, model, like, *, thresholds=None, tolerance=1e-4):
@@ -157,7 +174,9 @@ def save_served(path, model, like, *, thresholds=None, tolerance=1e-4):
     rng = np.random.default_rng(0)
     raw = rng.normal(size=(8, like.n_samples, len(like.leads))).cumsum(axis=1).astype(np.float32)
     raw = (raw - raw.min(axis=1, keepdims=True)) / np.ptp(raw, axis=1, keepdims=True)
-    probe = like[np.arange(8) % len(like)].replace(x=raw, grid=None, scaler=None, balance=None, y=_some_labels(like))
+    probe = like[np.arange(8) % len(like)].replace(
+        x=raw, grid=None, scaler=None, balance=None, y=_some_labels(like)
+    )
     rows = probe
     if like.scaler is not None:
         rows = rows.replace(x=like.scaler.apply(raw), scaler=like.scaler)
@@ -170,13 +189,17 @@ def save_served(path, model, like, *, thresholds=None, tolerance=1e-4):
         loaded = keras.saving.load_model(part)
         gap = float(np.abs(predict(loaded, probe) - predict(model, rows)).max())
         if not gap <= tolerance:
-            raise ValueError(f"the saved model differs from the trained one by {gap:.2g} in probability; nothing was saved.")
+            raise ValueError(
+                f"the saved model differs from the trained one by {gap:.2g} in probability; nothing was saved."
+            )
     return whole
 
 
 def _some_labels(like):
     """Eight valid labels, for rows that only need some."""
-    return np.zeros((8, len(like.classes)), np.float32) if like.multi_label else np.zeros(8, np.int64)
+    return (
+        np.zeros((8, len(like.classes)), np.float32) if like.multi_label else np.zeros(8, np.int64)
+    )
 
 
 def load_served(path):
@@ -199,10 +222,14 @@ def load_served(path):
     try:
         model = keras.saving.load_model(path)
     except (ValueError, OSError, TypeError) as error:
-        raise ValueError(f"{path}: not a Keras model that can be read ({str(error).splitlines()[0][:200]}).") from error
+        raise ValueError(
+            f"{path}: not a Keras model that can be read ({str(error).splitlines()[0][:200]})."
+        ) from error
     card = model_card(model)
     if card is None:
-        raise ValueError(f"{path}: carries no classes and sampling rate; give a model.keras written by fit_and_report.")
+        raise ValueError(
+            f"{path}: carries no classes and sampling rate; give a model.keras written by fit_and_report."
+        )
     return model, card
 
 
@@ -217,4 +244,6 @@ def check_card(card, ds):
     }
     for name, value in have.items():
         if card[name] != value:
-            raise ValueError(f"the data set has {name} {value}, the model was trained with {card[name]}.")
+            raise ValueError(
+                f"the data set has {name} {value}, the model was trained with {card[name]}."
+            )

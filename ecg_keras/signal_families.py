@@ -29,7 +29,9 @@ _RATE_HZ = 100.0  # what the blocks after the first convolution see, about
 _RIDGE_ROWS = 8192  # enough for a linear readout; keeps memory at 150 MB
 
 
-def cnn1d(like, *, filters=(32, 64, 128), kernel_size=7, block_dropout=0.1, dense_units=(64,), dropout=0.3):
+def cnn1d(
+    like, *, filters=(32, 64, 128), kernel_size=7, block_dropout=0.1, dense_units=(64,), dropout=0.3
+):
     """A plain 1D convolutional network on signals: convolution, batch normalisation, max pooling, dropout per block.
 
     Parameters
@@ -119,7 +121,16 @@ def resnet1d(
 
 
 def fft_transformer(
-    like, *, filters=(32, 64), kernel_size=5, width=64, depth=2, heads=4, block_dropout=0.1, dropout=0.3, grid=None
+    like,
+    *,
+    filters=(32, 64),
+    kernel_size=5,
+    width=64,
+    depth=2,
+    heads=4,
+    block_dropout=0.1,
+    dropout=0.3,
+    grid=None,
 ):
     """A 1D convolutional network, then a Transformer encoder, on the spectrum of each lead.
 
@@ -151,7 +162,15 @@ def fft_transformer(
     (None, 5)
     """
     inputs, x = spectrum_input(like, grid)
-    x = encoded(x, filters=filters, kernel_size=kernel_size, width=width, depth=depth, heads=heads, dropout=block_dropout)
+    x = encoded(
+        x,
+        filters=filters,
+        kernel_size=kernel_size,
+        width=width,
+        depth=depth,
+        heads=heads,
+        dropout=block_dropout,
+    )
     outputs = classifier(pooled(x), like, dropout=dropout)
     return keras.Model(inputs, outputs, name="fft_transformer")
 
@@ -200,7 +219,9 @@ def minirocket(like, *, dilations=None, n_biases=8, ridge=3e-4, sharpness=6.0, s
     targets = like.y[rows] if like.multi_label else np.eye(len(like.classes))[like.y[rows]]
     weights, intercept = _ridge(keras.Model(inputs, embedding), like.x[rows], targets, ridge)
     middle = 0.5 if like.multi_label else 1 / len(like.classes)
-    model.get_layer("probabilities").set_weights([sharpness * weights, sharpness * (intercept - middle)])
+    model.get_layer("probabilities").set_weights(
+        [sharpness * weights, sharpness * (intercept - middle)]
+    )
     return model
 
 
@@ -214,7 +235,11 @@ def _ridge(model, x, targets, penalty):
     few = len(x) < features.shape[1]  # then the dual is the smaller system
     gram = features @ features.T if few else features.T @ features
     gram[np.diag_indices_from(gram)] += penalty * features.size
-    weights = features.T @ np.linalg.solve(gram, wanted) if few else np.linalg.solve(gram, features.T @ wanted)
+    weights = (
+        features.T @ np.linalg.solve(gram, wanted)
+        if few
+        else np.linalg.solve(gram, features.T @ wanted)
+    )
     weights = weights / scale[:, None]
     return weights, targets.mean(axis=0) - mean @ weights
 

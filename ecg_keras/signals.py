@@ -19,7 +19,10 @@ from ecg_keras._checks import check_positive
 
 _WORK_HZ = 120  # R peaks are searched at about this rate; QRS energy lies under 40 Hz
 _TINY = 1e-12  # keeps a silent lead from dividing by zero
-_SHORTEST_RR_S, _LONGEST_RR_S = 0.15, 4.0  # intervals outside are clipped: artefacts, pauses of the recorder
+_SHORTEST_RR_S, _LONGEST_RR_S = (
+    0.15,
+    4.0,
+)  # intervals outside are clipped: artefacts, pauses of the recorder
 
 
 def bandpass(x, *, fs, low_hz=0.5, high_hz=40.0, order=3, axis=0):
@@ -57,7 +60,9 @@ def bandpass(x, *, fs, low_hz=0.5, high_hz=40.0, order=3, axis=0):
     x = _checked(x)
     check_positive("fs", fs)
     if not 0 < low_hz < high_hz < fs / 2:
-        raise ValueError(f"the band must satisfy 0 < low_hz < high_hz < fs / 2 = {fs / 2:g} Hz, got {low_hz} to {high_hz} Hz.")
+        raise ValueError(
+            f"the band must satisfy 0 < low_hz < high_hz < fs / 2 = {fs / 2:g} Hz, got {low_hz} to {high_hz} Hz."
+        )
     sos = signal.butter(order, [low_hz, high_hz], "bandpass", fs=fs, output="sos")
     return _forth_and_back(sos, x, axis)
 
@@ -133,7 +138,9 @@ def normalize(x, peaks, *, fs):
     around = beat_windows(x, peaks, fs=fs, before_s=0.1, after_s=0.1)
     height = np.median(np.abs(around).max(axis=1), axis=0)  # (leads,)
     if (height <= 0).any():
-        raise ValueError(f"lead {int(np.argmin(height))} is constant around its R peaks; it cannot be scaled by its QRS.")
+        raise ValueError(
+            f"lead {int(np.argmin(height))} is constant around its R peaks; it cannot be scaled by its QRS."
+        )
     return (x / height).astype(np.float32)
 
 
@@ -175,9 +182,13 @@ def r_peaks(x, *, fs):
     x = x[:, None] if x.ndim == 1 else x
     check_positive("fs", fs)
     if fs < 50:
-        raise ValueError(f"R peaks need a sampling rate of at least 50 Hz, got {fs:g}; a QRS has energy up to 25 Hz.")
+        raise ValueError(
+            f"R peaks need a sampling rate of at least 50 Hz, got {fs:g}; a QRS has energy up to 25 Hz."
+        )
     if len(x) < 2 * fs:
-        raise ValueError(f"R peaks need a recording of at least 2 s ({2 * fs:g} samples), got {len(x)} samples.")
+        raise ValueError(
+            f"R peaks need a recording of at least 2 s ({2 * fs:g} samples), got {len(x)} samples."
+        )
     step = max(1, int(fs // _WORK_HZ))
     slow = signal.resample_poly(x, 1, step, axis=0, padtype="line") if step > 1 else x
     energy = _qrs_energy(slow, fs / step)
@@ -193,8 +204,12 @@ def _qrs_energy(x, fs):
     block = int(1.5 * fs)  # holds at least one beat down to 40 per minute
     n = max(1, len(energy) // block)
     blocks = energy[: n * block].reshape(n, min(block, len(energy)), -1)
-    peak = ndimage.median_filter(blocks.max(axis=1), (11, 1), mode="reflect")  # (n, leads), over 16 s
-    peak = np.maximum(peak, 0.02 * np.median(peak, axis=0)) + _TINY  # a silent stretch holds no small beats
+    peak = ndimage.median_filter(
+        blocks.max(axis=1), (11, 1), mode="reflect"
+    )  # (n, leads), over 16 s
+    peak = (
+        np.maximum(peak, 0.02 * np.median(peak, axis=0)) + _TINY
+    )  # a silent stretch holds no small beats
     floor = ndimage.median_filter(np.median(blocks, axis=1), (11, 1), mode="reflect")
     weight = 1 / (floor / peak + 0.01)  # a lead counts by how far its QRS stands out
     weight /= weight.sum(axis=1, keepdims=True)
@@ -225,7 +240,10 @@ def _drop_doubtful(kept, height, t):
         return False
     high, rr = height[rows], np.diff(t[rows])
     usual = ndimage.median_filter(rr, 15, mode="nearest")
-    far, tall = np.full(1, 9.0), np.full(1, 9.0)  # what stands before the first and after the last peak
+    far, tall = (
+        np.full(1, 9.0),
+        np.full(1, 9.0),
+    )  # what stands before the first and after the last peak
     before, after = np.concatenate([far, rr]), np.concatenate([rr, far])
     left, right = np.concatenate([tall, high[:-1]]), np.concatenate([high[1:], tall])
     usual = np.append(usual, usual[-1])
@@ -234,7 +252,9 @@ def _drop_doubtful(kept, height, t):
         doubtful |= (gap < 0.36) & (high < 0.6 * other)
         doubtful |= (gap < 0.26) & (high < 0.8 * other)
     doubtful |= (high < 0.75 * np.minimum(left, right)) & (before + after < 1.35 * usual)
-    lower_before = np.append(False, doubtful[:-1]) & (left < high)  # of two doubtful neighbours the lower goes first
+    lower_before = np.append(False, doubtful[:-1]) & (
+        left < high
+    )  # of two doubtful neighbours the lower goes first
     lower_after = np.append(doubtful[1:], False) & (right < high)
     doubtful &= ~lower_before & ~lower_after
     kept[rows[doubtful]] = False
@@ -251,7 +271,11 @@ def _fill_gaps(kept, height, t):
     more = []
     for gap in np.flatnonzero(rr > 1.5 * usual):
         inside = np.arange(rows[gap] + 1, rows[gap + 1])
-        inside = inside[(t[inside] - t[rows[gap]] > 0.36) & (t[rows[gap + 1]] - t[inside] > 0.3) & (height[inside] > 0.26)]
+        inside = inside[
+            (t[inside] - t[rows[gap]] > 0.36)
+            & (t[rows[gap + 1]] - t[inside] > 0.3)
+            & (height[inside] > 0.26)
+        ]
         if len(inside):
             more.append(inside[height[inside].argmax()])
     kept[more] = True
@@ -296,7 +320,10 @@ def match_peaks(reference, found, *, fs, tolerance_s=0.15):
         return np.zeros((0, 2), np.int64)
     right = np.searchsorted(found, reference)
     pairs = np.concatenate(
-        [np.column_stack([np.arange(len(reference)), np.clip(right + k, 0, len(found) - 1)]) for k in (-2, -1, 0, 1)]
+        [
+            np.column_stack([np.arange(len(reference)), np.clip(right + k, 0, len(found) - 1)])
+            for k in (-2, -1, 0, 1)
+        ]
     )
     pairs = np.unique(pairs, axis=0)
     distance = np.abs(reference[pairs[:, 0]] - found[pairs[:, 1]])
@@ -346,9 +373,13 @@ def beat_windows(x, peaks, *, fs, before_s, after_s):
     check_positive("fs", fs)
     before, after = round(before_s * fs), round(after_s * fs)
     if before + after < 1:
-        raise ValueError(f"the window of {before_s} s before and {after_s} s after the peak holds no sample at {fs:g} Hz.")
+        raise ValueError(
+            f"the window of {before_s} s before and {after_s} s after the peak holds no sample at {fs:g} Hz."
+        )
     if len(peaks) and (peaks.min() < 0 or peaks.max() >= len(x)):
-        raise ValueError(f"peaks must lie in 0 to {len(x) - 1}, the samples of x; got {peaks.min()} to {peaks.max()}.")
+        raise ValueError(
+            f"peaks must lie in 0 to {len(x) - 1}, the samples of x; got {peaks.min()} to {peaks.max()}."
+        )
     at = peaks.astype(np.int64)[:, None] + np.arange(-before, after)  # (n_beats, samples)
     return x[np.clip(at, 0, len(x) - 1)].astype(np.float32, copy=False)
 
@@ -373,7 +404,9 @@ def rr_intervals(peaks, *, fs):
         raise ValueError(f"RR intervals need at least 2 R peaks, got {len(peaks)}.")
     rr = np.diff(peaks) / fs
     if (rr <= 0).any():
-        raise ValueError(f"R peaks must rise; beat {int((rr <= 0).argmax()) + 1} does not come after the one before it.")
+        raise ValueError(
+            f"R peaks must rise; beat {int((rr <= 0).argmax()) + 1} does not come after the one before it."
+        )
     rr = np.clip(rr, _SHORTEST_RR_S, _LONGEST_RR_S)
     usual = [np.median(rr)]
     return np.concatenate([usual, rr]), np.concatenate([rr, usual])
@@ -426,7 +459,9 @@ def _checked(x):
         raise ValueError("x must be a signal with a time axis, got a single number.")
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).sum())
-        raise ValueError(f"x has {bad} NaN or infinite samples of {x.size}; fill or cut them first.")
+        raise ValueError(
+            f"x has {bad} NaN or infinite samples of {x.size}; fill or cut them first."
+        )
     return x
 
 

@@ -44,7 +44,9 @@ class Range:
 
     def narrowed(self, low, high):
         """The same range between other ends; the default moves to the nearer end."""
-        return dataclasses.replace(self, low=low, high=high, default=min(max(self.default, low), high))
+        return dataclasses.replace(
+            self, low=low, high=high, default=min(max(self.default, low), high)
+        )
 
     def __str__(self):
         steps = f" in steps of {self.step:g}" if self.step else ""
@@ -95,7 +97,11 @@ FAMILIES = {
     "scalogram_cnn": _IMAGES,
     "multimodal": _ENCODER | {"dense": Choice((0, 32, 64, 128))},
     "hybrid": {"dropout": Range(0, 0.6, step=0.05), "dense": Choice((0, 32, 64, 128))},
-    "rhythm": {"units": Choice((64, 128, 256)), "joint_units": Choice((32, 64, 128)), "dropout": Range(0, 0.6, step=0.05)},
+    "rhythm": {
+        "units": Choice((64, 128, 256)),
+        "joint_units": Choice((32, 64, 128)),
+        "dropout": Range(0, 0.6, step=0.05),
+    },
     "signal_to_image": {"dense_units": Choice((64, 128, 256)), "dropout": Range(0, 0.6, step=0.05)},
 }
 TRAINING = {
@@ -131,9 +137,9 @@ class Space:
 
     def describe(self):
         """The space as text by name, to compare and to print."""
-        return {name: f"{entry}, default {entry.default!r}" for name, entry in self.entries.items()} | {
-            name: f"fixed at {value!r}" for name, value in self.fixed.items()
-        }
+        return {
+            name: f"{entry}, default {entry.default!r}" for name, entry in self.entries.items()
+        } | {name: f"fixed at {value!r}" for name, value in self.fixed.items()}
 
     def defaults(self):
         """Values of the first trial, by entry; inactive ones too."""
@@ -151,14 +157,22 @@ class Space:
         >>> model_options["filters"], model_options["dense_units"], fit_options["batch_size"]
         ((32, 64, 96, 160), (), 64)
         """
-        values = {name: _rounded(values[name], entry) for name, entry in self.entries.items() if name in values} | self.fixed
+        values = {
+            name: _rounded(values[name], entry)
+            for name, entry in self.entries.items()
+            if name in values
+        } | self.fixed
         if "n_blocks" in values:
-            values["filters"] = tuple(values[f"filters_{i + 1}"] for i in range(int(values.pop("n_blocks"))))
+            values["filters"] = tuple(
+                values[f"filters_{i + 1}"] for i in range(int(values.pop("n_blocks")))
+            )
         values = {name: value for name, value in values.items() if not name.startswith("filters_")}
         if "dense" in values:
             units = values.pop("dense")
             values["dense_units"] = (units,) if units else ()
-        geometry = {name: values.pop(name) for name in ("frame_length", "hop_length") if name in values}
+        geometry = {
+            name: values.pop(name) for name in ("frame_length", "hop_length") if name in values
+        }
         if geometry:
             values["grid"] = SpectrogramGrid(self.fs, **geometry)
         fitting = {name: values.pop(name) for name in list(values) if name in _fit_options()}
@@ -172,7 +186,9 @@ class Space:
         for name, entry in self.entries.items():
             block = _block(name)
             if block and "n_blocks" in self.entries:
-                with parameters.conditional_scope("n_blocks", [n for n in _counts(self.entries["n_blocks"]) if n >= block]):
+                with parameters.conditional_scope(
+                    "n_blocks", [n for n in _counts(self.entries["n_blocks"]) if n >= block]
+                ):
                     _register(parameters, name, entry)
             else:
                 _register(parameters, name, entry)
@@ -184,7 +200,11 @@ class Space:
         for name, entry in self.entries.items():
             if name in values:
                 coded = _coded(entry)
-                found[name] = dict(zip(coded, entry.values))[values[name]] if coded else _rounded(values[name], entry)
+                found[name] = (
+                    dict(zip(coded, entry.values))[values[name]]
+                    if coded
+                    else _rounded(values[name], entry)
+                )
         return found
 
 
@@ -220,14 +240,20 @@ def declare(model, like, **narrowed):
     from ecg_keras.models import MODELS
 
     check_option("model", model, MODELS)
-    defaults = {name: p.default for name, p in inspect.signature(MODELS[model]).parameters.items() if name != "like"}
+    defaults = {
+        name: p.default
+        for name, p in inspect.signature(MODELS[model]).parameters.items()
+        if name != "like"
+    }
     entries = _family_entries(model, like, defaults) | _training_entries(like)
     fixed = {}
     options = set(defaults) | set(_fit_options())
     for name, value in narrowed.items():
         if name not in entries and name not in options:
             known = ", ".join(sorted({*entries, *options}))
-            raise TypeError(f"{name!r} is not an option of {model} or of its training; known are: {known}.")
+            raise TypeError(
+                f"{name!r} is not an option of {model} or of its training; known are: {known}."
+            )
         declared = entries.get(name)
         for other in _replaced_by(name, entries):
             del entries[other]
@@ -240,7 +266,9 @@ def declare(model, like, **narrowed):
         most = max(_counts(entries["n_blocks"])) if "n_blocks" in entries else fixed["n_blocks"]
         entries = {name: entry for name, entry in entries.items() if _block(name) <= most}
     if not entries:
-        raise ValueError("every option is fixed: nothing is left to search; leave at least one free.")
+        raise ValueError(
+            "every option is fixed: nothing is left to search; leave at least one free."
+        )
     return Space(model, _parents_first(entries), fixed, like.fs)
 
 
@@ -254,12 +282,16 @@ def _family_entries(model, like, defaults):
             entries[name] = Range(*entry, step=1, default=len(filters))
             for i in range(most):
                 base = filters[min(i, len(filters) - 1)]
-                entries[f"filters_{i + 1}"] = Choice(tuple(int(base * width) for width in _WIDTHS), base)
+                entries[f"filters_{i + 1}"] = Choice(
+                    tuple(int(base * width) for width in _WIDTHS), base
+                )
         elif name in _SPECTROGRAMS:
             if like.grid is None:
                 default = getattr(SpectrogramGrid(like.fs), name)
                 samples = {max(4, round(seconds * like.fs)) for seconds in entry.values} | {default}
-                entries[name] = Choice(tuple(sorted(n for n in samples if n <= like.x.shape[1])), default)
+                entries[name] = Choice(
+                    tuple(sorted(n for n in samples if n <= like.x.shape[1])), default
+                )
         elif name == "dense":
             units = (*defaults["dense_units"], 0)[0]
             entries[name] = dataclasses.replace(entry, default=units)
@@ -270,7 +302,10 @@ def _family_entries(model, like, defaults):
 
 def _training_entries(like):
     """The entries of the training that apply to `like`, with the defaults of `fit_and_report`."""
-    entries = {name: dataclasses.replace(entry, default=_fit_options()[name]) for name, entry in TRAINING.items()}
+    entries = {
+        name: dataclasses.replace(entry, default=_fit_options()[name])
+        for name, entry in TRAINING.items()
+    }
     if like.multi_label:
         del entries["label_smoothing"]
     if like.multi_label or like.balance is not None:
@@ -284,13 +319,17 @@ def _fit_options():
 
     parameters = inspect.signature(fit_and_report).parameters.values()
     outside = ("out_dir", "epochs", "monitor", "seed", "explain", "progress")
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in outside}
+    return {
+        p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in outside
+    }
 
 
 def _replaced_by(name, entries):
     """Entries that an option given by keyword stands for."""
     groups = {
-        "filters": [other for other in entries if other == "n_blocks" or other.startswith("filters_")],
+        "filters": [
+            other for other in entries if other == "n_blocks" or other.startswith("filters_")
+        ],
         "dense_units": ["dense"],
         "grid": ["frame_length", "hop_length"],
     }
@@ -309,7 +348,11 @@ def _narrowed(name, declared, value):
     if isinstance(value, list) or (isinstance(value, tuple) and declared is not None):
         if not value:
             raise ValueError(f"{name}=[] leaves nothing to choose from; give at least one value.")
-        return declared.narrowed(value) if isinstance(declared, Choice) else Choice(tuple(value), value[0])
+        return (
+            declared.narrowed(value)
+            if isinstance(declared, Choice)
+            else Choice(tuple(value), value[0])
+        )
     return value
 
 
@@ -348,7 +391,12 @@ def _register(parameters, name, entry):
     else:
         sampling = "log" if entry.log else "linear"
         parameters.Float(
-            name, float(entry.low), float(entry.high), step=entry.step, sampling=sampling, default=float(entry.default)
+            name,
+            float(entry.low),
+            float(entry.high),
+            step=entry.step,
+            sampling=sampling,
+            default=float(entry.default),
         )
 
 
@@ -357,4 +405,8 @@ def _rounded(value, entry):
     if not isinstance(value, float):
         return value
     continuous = isinstance(entry, Range) and not entry.step
-    return min(max(float(f"{value:.3g}"), entry.low), entry.high) if continuous else float(f"{value:.10g}")
+    return (
+        min(max(float(f"{value:.3g}"), entry.low), entry.high)
+        if continuous
+        else float(f"{value:.10g}")
+    )

@@ -18,7 +18,9 @@ from ecg_keras.dataset import ECGDataset
 from ecg_keras.examples import typical
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
-_BATCH_BYTES = 8e6  # intermediate values of one batch: larger ones hold more memory and are no faster
+_BATCH_BYTES = (
+    8e6  # intermediate values of one batch: larger ones hold more memory and are no faster
+)
 
 
 def to_spectrograms(signals, *, fs=None, grid=None, size=None, rgb=False):
@@ -109,7 +111,9 @@ def represent(signals, grid):
     """Run the layer of `grid` over an array or an `ECGDataset` in batches."""
     if isinstance(signals, ECGDataset):
         if signals.grid is not None:
-            raise ValueError("signals are images or spectra already; give the data set of raw signals.")
+            raise ValueError(
+                "signals are images or spectra already; give the data set of raw signals."
+            )
         if signals.fs != grid.fs:
             raise ValueError(f"grid is for {grid.fs:g} Hz, the signals have {signals.fs:g} Hz.")
         start = time.perf_counter()

@@ -34,7 +34,9 @@ def split(ds, fraction, *, by="auto", seed=0):
     """
     check_fraction("fraction", fraction)
     if ds.balance is not None and ds.balance.resampled:
-        raise ValueError(f"cannot split rows already resampled by {ds.balance.method!r}; split first, then balance.")
+        raise ValueError(
+            f"cannot split rows already resampled by {ds.balance.method!r}; split first, then balance."
+        )
     if by == "auto":
         by = "rows" if ds.patients is None else "patients"
     if by == "patients":
@@ -54,7 +56,9 @@ def _stratified(y, fraction, rng):
     for label in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == label))
         exact = fraction * len(rows)
-        n = int(exact) + (rng.random() < exact - int(exact))  # on average the exact share, small groups too
+        n = int(exact) + (
+            rng.random() < exact - int(exact)
+        )  # on average the exact share, small groups too
         chosen[rows[:n]] = True
     return chosen
 

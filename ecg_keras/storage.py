@@ -35,7 +35,9 @@ def atomic_path(path):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays: Keras, matplotlib and pandas choose the format by it
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix="".join(path.suffixes))
+    descriptor, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.stem}-", suffix="".join(path.suffixes)
+    )
     os.close(descriptor)
     part = pathlib.Path(name)
     try:
@@ -95,7 +97,15 @@ def write_cache(path, key, arrays):
     for name, array in arrays.items():
         array = np.ascontiguousarray(array)
         crc = zlib.crc32(array.reshape(-1).view(np.uint8).data)
-        entries.append({"name": name, "dtype": array.dtype.str, "shape": array.shape, "offset": offset, "crc": crc})
+        entries.append(
+            {
+                "name": name,
+                "dtype": array.dtype.str,
+                "shape": array.shape,
+                "offset": offset,
+                "crc": crc,
+            }
+        )
         offset += array.nbytes
     header = json.dumps({"key": key, "arrays": entries}).encode()
     with atomic_path(path) as part, part.open("wb") as file:
@@ -130,7 +140,10 @@ def cache_folder():
     """The folder for caches: `ECG_KERAS_CACHE`, else ``~/.cache/ecg_keras`` (XDG_CACHE_HOME is honoured)."""
     if folder := os.environ.get("ECG_KERAS_CACHE"):
         return pathlib.Path(folder)
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "ecg_keras"
+    return (
+        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        / "ecg_keras"
+    )
 
 
 def file_stamp(path):

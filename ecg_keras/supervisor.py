@@ -59,15 +59,27 @@ class Supervisor:
         Print lines.
     """
 
-    def __init__(self, folder, space, job, *, strategy, objective, hours, max_trials, start, rows, progress):
+    def __init__(
+        self, folder, space, job, *, strategy, objective, hours, max_trials, start, rows, progress
+    ):
         self.folder, self.space, self.job, self.strategy = folder, space, job, strategy
         self.start, self.rows, self.progress = start, rows, progress
         self.budget_s = None if hours is None else 3600 * hours
         self.objective = objective
         self.oracle = make_oracle(
-            strategy, space, self.objective, epochs=job["epochs"], seed=job["seed"], endless=hours is not None
+            strategy,
+            space,
+            self.objective,
+            epochs=job["epochs"],
+            seed=job["seed"],
+            endless=hours is not None,
         ).attach(
-            space, folder, epochs=job["epochs"], max_trials=max_trials, lease_s=job["lease_s"], fits=self._fits
+            space,
+            folder,
+            epochs=job["epochs"],
+            max_trials=max_trials,
+            lease_s=job["lease_s"],
+            fits=self._fits,
         )
         self.oracle.news.clear()
         if strategy == "hyperband" and hours is not None:
@@ -88,7 +100,9 @@ class Supervisor:
         if best is None:
             training = 0.25 * self.budget_s
         else:
-            training = 1.25 * best["epoch_seconds"] * self.job["epochs"] * self.rows + min(30, 0.05 * self.budget_s)
+            training = 1.25 * best["epoch_seconds"] * self.job["epochs"] * self.rows + min(
+                30, 0.05 * self.budget_s
+            )
         return self.budget_s - min(_MARGIN_S, 0.1 * self.budget_s) - training
 
     def _fits(self, values, start, until):
@@ -99,8 +113,12 @@ class Supervisor:
         expected = 0.0
         if done:
             past = self.oracle.results.get(values.get("tuner/trial_id"))
-            rates = [past["epoch_seconds"]] if past else [result["epoch_seconds"] for result in done]
-            besides = [result["seconds"] - min(result["fit_seconds"], result["seconds"]) for result in done]
+            rates = (
+                [past["epoch_seconds"]] if past else [result["epoch_seconds"] for result in done]
+            )
+            besides = [
+                result["seconds"] - min(result["fit_seconds"], result["seconds"]) for result in done
+            ]
             expected = (until - start) * np.quantile(rates, 0.9) + np.quantile(besides, 0.9)
         return self.elapsed_s() + expected <= self.stop_at_s()
 
@@ -111,10 +129,15 @@ class Supervisor:
         if role is None:
             host, port = "127.0.0.1", 0
         else:
-            host, port = os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
+            host, port = (
+                os.environ["KERASTUNER_ORACLE_IP"],
+                int(os.environ["KERASTUNER_ORACLE_PORT"]),
+            )
         server, port = serve(self.oracle, f"{host}:{port}")
         names = [f"own-{i}" for i in range(worker_count(workers))]
-        pool = Workers(self.folder, data_file, names, (host, port), self.job["backend"], self._on_death)
+        pool = Workers(
+            self.folder, data_file, names, (host, port), self.job["backend"], self._on_death
+        )
         if self.oracle.results:
             self._say(f"going on after {len(self.oracle.results)} finished trials in {self.folder}")
         began, before = time.monotonic(), self._training_s()
@@ -124,7 +147,9 @@ class Supervisor:
                 self._tell_news(pool)
                 for name in self.oracle.silent():
                     trial = self.oracle.give_up(name)
-                    self._say(f"worker {name} was not heard of for {self.job['lease_s']:g} s; another goes on with trial {trial}")
+                    self._say(
+                        f"worker {name} was not heard of for {self.job['lease_s']:g} s; another goes on with trial {trial}"
+                    )
                 if self.oracle.error is not None:
                     raise self.oracle.error
                 self._check_failures()
@@ -138,7 +163,10 @@ class Supervisor:
             self._tell_news(pool)
             self._check_failures()
             until = time.monotonic() + 5  # others ask once more, and hear that this was all
-            while any(not name.startswith("own-") for name in self.oracle.tuner_ids) and time.monotonic() < until:
+            while (
+                any(not name.startswith("own-") for name in self.oracle.tuner_ids)
+                and time.monotonic() < until
+            ):
                 time.sleep(0.2)
         finally:
             pool.stop()
@@ -265,14 +293,18 @@ class Supervisor:
             trial = self.oracle.trials[trial_id]
             until = self.oracle.stage(trial.hyperparameters.values)[1]
             if trial_id not in self.bars:
-                self.bars[trial_id] = tqdm(total=until, unit="epoch", leave=False, dynamic_ncols=True, mininterval=0)
+                self.bars[trial_id] = tqdm(
+                    total=until, unit="epoch", leave=False, dynamic_ncols=True, mininterval=0
+                )
             bar, told = self.bars[trial_id], self.oracle.progress.get(trial_id, {})
             bar.n = int(told.get("epoch", 0))
             value = f"{told['value']:.4f}" if "value" in told else "-"
             so_far = f"{best['value']:.4f}" if best else "-"
             used = memory.get(name) or told.get("rss_mb") or 0
             bar.set_description_str(f"trial {trial_id}", refresh=False)
-            bar.set_postfix_str(f"{value}, best {so_far}, {self._left()}, {used:.0f} MB", refresh=True)
+            bar.set_postfix_str(
+                f"{value}, best {so_far}, {self._left()}, {used:.0f} MB", refresh=True
+            )
 
     def _write(self, final=False):
         """leaderboard.csv after every trial; search.html too, as long as it takes little of the time."""
@@ -313,14 +345,30 @@ class Supervisor:
             row = {name: result.get(name) for name in _COLUMNS}
             values = self.space.decoded(result["values"])
             row |= {
-                name: value if isinstance(value, (int, float, str)) else repr(value) for name, value in values.items()
+                name: value if isinstance(value, (int, float, str)) else repr(value)
+                for name, value in values.items()
             }
-            row |= {"batch_size": result.get("batch_size", row.get("batch_size")), "notes": "; ".join(result.get("notes", []))}
+            row |= {
+                "batch_size": result.get("batch_size", row.get("batch_size")),
+                "notes": "; ".join(result.get("notes", [])),
+            }
             row["reason"] = result.get("reason")
             rows.append(row)
-        names = [*_COLUMNS, *(name for name in self.space.entries if name not in _COLUMNS), "batch_size", "notes", "reason"]
+        names = [
+            *_COLUMNS,
+            *(name for name in self.space.entries if name not in _COLUMNS),
+            "batch_size",
+            "notes",
+            "reason",
+        ]
         board = pd.DataFrame(rows, columns=list(dict.fromkeys(names)))
-        return board.sort_values(["value", "epochs_run"], ascending=False, na_position="last", kind="stable", ignore_index=True)
+        return board.sort_values(
+            ["value", "epochs_run"],
+            ascending=False,
+            na_position="last",
+            kind="stable",
+            ignore_index=True,
+        )
 
     def result(self):
         """What is known now, as a `Search`."""
@@ -334,13 +382,25 @@ class Supervisor:
         fit_options = {"epochs": self.job["epochs"], **fit_options}
         value = None if best is None else best["value"]
         ended = self.oracle.closed or "running"
-        return Search(self.job["model"], model_options, fit_options, self.leaderboard(), value, self.folder, ended)
+        return Search(
+            self.job["model"],
+            model_options,
+            fit_options,
+            self.leaderboard(),
+            value,
+            self.folder,
+            ended,
+        )
 
     def page(self, found):
         """search.html."""
         results = [self.oracle.results[trial_id] for trial_id in self.oracle.end_order]
         text = search_page(
-            found, [(result, self.space.decoded(result["values"])) for result in results], self.objective, self.space, self.job
+            found,
+            [(result, self.space.decoded(result["values"])) for result in results],
+            self.objective,
+            self.space,
+            self.job,
         )
         write_text(self.folder / "search.html", text)
 

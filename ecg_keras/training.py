@@ -140,7 +140,9 @@ def fit_and_report(
         check_fits(model, part)
     signals = explain.x if isinstance(explain, ECGDataset) and test.grid is not None else None
     if signals is not None and signals.shape != (len(test), test.n_samples, len(test.leads)):
-        raise ValueError(f"explain must be the {len(test)} signals that test was made of, got rows of shape {signals.shape}.")
+        raise ValueError(
+            f"explain must be the {len(test)} signals that test was made of, got rows of shape {signals.shape}."
+        )
     if balance is not None:
         train = balance_train(train, balance, seed=seed)
     out_dir = pathlib.Path(out_dir)
@@ -170,7 +172,9 @@ def fit_and_report(
 
     start = time.perf_counter()
     probabilities = {"val": predict(model, val), "test": predict(model, test)}
-    thresholds = metrics.choose_thresholds(val.y, probabilities["val"]) if train.multi_label else None
+    thresholds = (
+        metrics.choose_thresholds(val.y, probabilities["val"]) if train.multi_label else None
+    )
     numbers = _facts(model, train, seed) | {
         "settings": history.settings,
         "options": _layer_options(model),
@@ -263,7 +267,11 @@ def fit(
     monitor = check_option("monitor", monitor, ("auto", *MONITORS))
     if monitor == "auto":
         monitor = "macro_auc" if train.multi_label else "macro_f1"
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("learning_rate", learning_rate)):
+    for name, value in (
+        ("epochs", epochs),
+        ("batch_size", batch_size),
+        ("learning_rate", learning_rate),
+    ):
         check_positive(name, value)
     if class_weight_power is None:
         class_weight_power = _default_power(train)
@@ -290,7 +298,9 @@ def fit(
         "seed": seed,
     }
     keras.utils.set_random_seed(seed)
-    return _fit(model, train, val, pathlib.Path(folder), settings, until or epochs, callbacks, progress)
+    return _fit(
+        model, train, val, pathlib.Path(folder), settings, until or epochs, callbacks, progress
+    )
 
 
 def evaluate_and_report(model_file, test, *, out_dir, explain=False):
@@ -333,7 +343,9 @@ def evaluate_and_report(model_file, test, *, out_dir, explain=False):
         sections.append(report_section(model, test))
     numbers["seconds"] = _seconds(test) | {"evaluate": time.perf_counter() - start}
     numbers["peak_rss_mb"] = peak_rss_mb()
-    return write_report(out_dir, numbers, test=test, probabilities={"test": probabilities}, sections=sections)
+    return write_report(
+        out_dir, numbers, test=test, probabilities={"test": probabilities}, sections=sections
+    )
 
 
 def _default_power(train):
@@ -356,7 +368,12 @@ def _default_share(train):
 def _measured(ds, probabilities, thresholds):
     """The figures of one part."""
     return metrics.evaluate(
-        ds.y, probabilities, ds.classes, patients=ds.patients, records=ds.records, thresholds=thresholds
+        ds.y,
+        probabilities,
+        ds.classes,
+        patients=ds.patients,
+        records=ds.records,
+        thresholds=thresholds,
     )
 
 
@@ -414,7 +431,9 @@ def _compile(model, train, n_steps, settings):
         loss = keras.losses.BinaryCrossentropy()
     else:
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=settings["label_smoothing"])
-    accuracy = keras.metrics.BinaryAccuracy if train.multi_label else keras.metrics.CategoricalAccuracy
+    accuracy = (
+        keras.metrics.BinaryAccuracy if train.multi_label else keras.metrics.CategoricalAccuracy
+    )
     model.compile(optimizer, loss, metrics=[accuracy(name="accuracy")], jit_compile=_jit())
 
 
@@ -446,7 +465,9 @@ def _facts(model, ds, seed):
 
 def _command():
     """What was typed, absolute paths by their last part: a report may be published."""
-    words = [pathlib.Path(word).name if pathlib.Path(word).is_absolute() else word for word in sys.argv]
+    words = [
+        pathlib.Path(word).name if pathlib.Path(word).is_absolute() else word for word in sys.argv
+    ]
     return shlex.join(words) if sys.argv[0] else None
 
 

@@ -14,7 +14,13 @@ SURE = 1e-3  # shares of trees stay this far from 0 and 1 before their log-odds 
 _APART_S = 0.25  # two R peaks
 _QRS_S = 0.08
 _REST_S = (-0.20, -0.12)  # before R: the PR segment
-_NODE = {"feature": "int32", "threshold": "float32", "left": "int32", "right": "int32", "share": "float32"}
+_NODE = {
+    "feature": "int32",
+    "threshold": "float32",
+    "left": "int32",
+    "right": "int32",
+    "share": "float32",
+}
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
@@ -46,18 +52,28 @@ class Trees(keras.layers.Layer):
 
     def __init__(self, classes, trees, nodes, depth, boosted=False, **kwargs):
         super().__init__(**{**kwargs, "trainable": False})
-        self.classes, self.trees, self.nodes, self.depth = int(classes), int(trees), int(nodes), int(depth)
+        self.classes, self.trees, self.nodes, self.depth = (
+            int(classes),
+            int(trees),
+            int(nodes),
+            int(depth),
+        )
         self.boosted = bool(boosted)
 
     def build(self, input_shape):
         size = self.classes * self.trees * self.nodes
         for name, dtype in _NODE.items():
-            weight = self.add_weight(name=name, shape=(size,), dtype=dtype, initializer="zeros", trainable=False)
+            weight = self.add_weight(
+                name=name, shape=(size,), dtype=dtype, initializer="zeros", trainable=False
+            )
             setattr(self, name, weight)
 
     def plant(self, forests):
         """Take over trees: per class a list of (scikit-learn's `Tree`, what it says at each of its nodes)."""
-        arrays = {name: np.zeros((self.classes * self.trees, self.nodes), dtype) for name, dtype in _NODE.items()}
+        arrays = {
+            name: np.zeros((self.classes * self.trees, self.nodes), dtype)
+            for name, dtype in _NODE.items()
+        }
         for number, (tree, share) in enumerate(pair for forest in forests for pair in forest):
             leaf, own = tree.children_left < 0, np.arange(tree.node_count)
             first = number * self.nodes
@@ -89,7 +105,11 @@ class Trees(keras.layers.Layer):
         node = ops.zeros_like(ops.cast(values[:, :1], "int32")) + roots  # (batch, trees)
         for _ in range(self.depth):
             seen = ops.take_along_axis(values, ops.take(self.feature, node), axis=1)
-            node = ops.where(seen <= ops.take(self.threshold, node), ops.take(self.left, node), ops.take(self.right, node))
+            node = ops.where(
+                seen <= ops.take(self.threshold, node),
+                ops.take(self.left, node),
+                ops.take(self.right, node),
+            )
         shares = ops.reshape(ops.take(self.share, node), (-1, self.classes, self.trees))
         if self.boosted:
             return ops.sum(shares, axis=2)
@@ -97,7 +117,12 @@ class Trees(keras.layers.Layer):
         return ops.log(p) - ops.log(1 - p)
 
     def get_config(self):
-        sizes = {"classes": self.classes, "trees": self.trees, "nodes": self.nodes, "depth": self.depth}
+        sizes = {
+            "classes": self.classes,
+            "trees": self.trees,
+            "nodes": self.nodes,
+            "depth": self.depth,
+        }
         return {**super().get_config(), **sizes, "boosted": self.boosted}
 
 
@@ -144,7 +169,9 @@ class AverageBeat(keras.layers.Layer):
             )
 
     def compute_output_shape(self, input_shape):
-        return input_shape[0], 2 * (self._n(self.before_s) + self._n(self.after_s) - 1) * input_shape[2]
+        return input_shape[0], 2 * (
+            self._n(self.before_s) + self._n(self.after_s) - 1
+        ) * input_shape[2]
 
     def call(self, signals):
         x = ops.average_pool(signals, self.step, strides=self.step) if self.step > 1 else signals
@@ -163,17 +190,29 @@ class AverageBeat(keras.layers.Layer):
         height, places = ops.top_k(peaks, most)
         weight = ops.cast(height > 0, x.dtype)  # (batch, most)
         weight = weight / ops.maximum(ops.sum(weight, axis=1, keepdims=True), 1.0)
-        at = ops.maximum(ops.cast(places, "int32"), before)[:, :, None] + np.arange(-before, after, dtype=np.int32)
+        at = ops.maximum(ops.cast(places, "int32"), before)[:, :, None] + np.arange(
+            -before, after, dtype=np.int32
+        )
         at = ops.minimum(at, n - 1)
         flat = ops.reshape(at, (-1, most * (before + after), 1))
         beats = ops.take_along_axis(x, flat, axis=1)
         beats = ops.reshape(beats, (-1, most, before + after, leads))
         beat = ops.sum(beats * weight[:, :, None, None], axis=1)
         first = max(0, before + self._n(_REST_S[0]))
-        rest = ops.mean(beat[:, first : max(first + 1, before + self._n(_REST_S[1]))], axis=1, keepdims=True)
+        rest = ops.mean(
+            beat[:, first : max(first + 1, before + self._n(_REST_S[1]))], axis=1, keepdims=True
+        )
         slopes = beat[:, 2:] - beat[:, :-2]
         size = (before + after) * leads
-        return ops.concatenate([ops.reshape(beat - rest, (-1, size)), ops.reshape(slopes, (-1, size - 2 * leads))], axis=1)
+        return ops.concatenate(
+            [ops.reshape(beat - rest, (-1, size)), ops.reshape(slopes, (-1, size - 2 * leads))],
+            axis=1,
+        )
 
     def get_config(self):
-        return {**super().get_config(), "fs": self.fs, "before_s": self.before_s, "after_s": self.after_s}
+        return {
+            **super().get_config(),
+            "fs": self.fs,
+            "before_s": self.before_s,
+            "after_s": self.after_s,
+        }

@@ -25,8 +25,15 @@ import numpy as np
 
 from ecg_keras.storage import read_cache, read_json, write_cache, write_json
 
-RENEW, STOPPED, LOST = 0, 10, 11  # exit codes: start another, no more trials, or the trial is another's now
-_REPORTED = ("examples", "preparation")  # fields of a data set that only a report or a served model needs
+RENEW, STOPPED, LOST = (
+    0,
+    10,
+    11,
+)  # exit codes: start another, no more trials, or the trial is another's now
+_REPORTED = (
+    "examples",
+    "preparation",
+)  # fields of a data set that only a report or a served model needs
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "OUT OF MEMORY", "OOM WHEN ALLOCATING")
 
 
@@ -55,12 +62,21 @@ def run_trial(folder, job, train, val, *, alive=None):
     options = dict(trial["fit_options"])
     past = folder.parent / trial["past"] if trial["past"] else None
     if past is not None:  # a promoted trial goes on with its own batch size
-        options["batch_size"] = (read_json(past / "result.json") or {}).get("batch_size", options.get("batch_size"))
+        options["batch_size"] = (read_json(past / "result.json") or {}).get(
+            "batch_size", options.get("batch_size")
+        )
         if not (folder / "checkpoint").exists() and (past / "checkpoint").is_dir():
             shutil.copytree(past / "checkpoint", folder / "part", dirs_exist_ok=True)
             (folder / "part").rename(folder / "checkpoint")
-    options["batch_size"] = (read_json(folder / "smaller.json") or {}).get("batch_size", options.get("batch_size") or 128)
-    result = {"trial": folder.name, "values": trial["values"], "past": trial["past"], "epochs": trial["until"]}
+    options["batch_size"] = (read_json(folder / "smaller.json") or {}).get(
+        "batch_size", options.get("batch_size") or 128
+    )
+    result = {
+        "trial": folder.name,
+        "values": trial["values"],
+        "past": trial["past"],
+        "epochs": trial["until"],
+    }
     while True:
         try:
             result |= _trained(folder, job, trial | {"fit_options": options}, train, val, alive)
@@ -68,13 +84,23 @@ def run_trial(folder, job, train, val, *, alive=None):
         except Exception as error:  # whatever a configuration does, the search goes on and names it
             if not out_of_memory(error) or options["batch_size"] < 2:
                 reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
-                result |= {"status": "failed", "value": None, "reason": reason, "traceback": traceback.format_exc()}
+                result |= {
+                    "status": "failed",
+                    "value": None,
+                    "reason": reason,
+                    "traceback": traceback.format_exc(),
+                }
                 break
             options["batch_size"] //= 2
             notes.append(f"out of memory, batch size halved to {options['batch_size']}")
             write_json(folder / "smaller.json", {"batch_size": options["batch_size"]})
             print(f"trial {folder.name}: {notes[-1]}", flush=True)
-    result |= {"batch_size": options["batch_size"], "notes": notes, "rss_mb": resident_mb(), "ended": time.time()}
+    result |= {
+        "batch_size": options["batch_size"],
+        "notes": notes,
+        "rss_mb": resident_mb(),
+        "ended": time.time(),
+    }
     result["seconds"] = time.perf_counter() - start
     write_json(folder / "result.json", result)
     return result
@@ -147,7 +173,10 @@ def out_of_memory(error):
     >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: OOM")), out_of_memory(ValueError("x"))
     (True, True, False)
     """
-    if isinstance(error, MemoryError) or type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError"):
+    if isinstance(error, MemoryError) or type(error).__name__ in (
+        "ResourceExhaustedError",
+        "OutOfMemoryError",
+    ):
         return True
     return any(word in str(error).upper() for word in _MEMORY_WORDS)
 
@@ -197,7 +226,11 @@ def write_parts(path, train, val):
     """Write two data sets into one checksummed file."""
     arrays = {}
     for part, ds in (("train", train), ("val", val)):
-        fields = {field.name: getattr(ds, field.name) for field in dataclasses.fields(ds) if field.name not in _REPORTED}
+        fields = {
+            field.name: getattr(ds, field.name)
+            for field in dataclasses.fields(ds)
+            if field.name not in _REPORTED
+        }
         scaler, balance = fields.pop("scaler"), fields.pop("balance")
         if scaler is not None:
             fields |= {"scaler_mean": scaler.mean, "scaler_scale": scaler.scale}
@@ -218,7 +251,11 @@ def read_parts(path):
         return None
     parts = []
     for part in ("train", "val"):
-        mine = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
+        mine = {
+            name.removeprefix(f"{part}."): array
+            for name, array in arrays.items()
+            if name.startswith(f"{part}.")
+        }
         fields = json.loads(mine.pop("fields").tobytes().decode())
         if "scaler_mean" in mine:
             fields["scaler"] = Scaler(mine.pop("scaler_mean"), mine.pop("scaler_scale"))
@@ -274,7 +311,11 @@ class _Link:
 
     def hold(self, trial, lease_s):
         """Begin (or, with None, end) telling of a trial."""
-        self.progress, self.heard, self.lease_s = {"epoch": 0, "rss_mb": resident_mb() or 0.0}, time.monotonic(), lease_s
+        self.progress, self.heard, self.lease_s = (
+            {"epoch": 0, "rss_mb": resident_mb() or 0.0},
+            time.monotonic(),
+            lease_s,
+        )
         self.trial = trial
 
     def tell(self, progress):
@@ -298,7 +339,9 @@ class _Link:
             if trial is None:
                 continue
             try:
-                progress = {name: value for name, value in self.progress.items() if value is not None}
+                progress = {
+                    name: value for name, value in self.progress.items() if value is not None
+                }
                 self.client.update_trial(trial, progress, step=int(progress.get("epoch", 0)))
                 if trial == self.trial:
                     self.heard = sent

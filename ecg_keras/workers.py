@@ -20,9 +20,15 @@ _FAILED_STARTS = 3  # of a worker that never got a trial: something is wrong wit
 def visible_gpus():
     """Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them; asks no framework, so takes no memory."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
+        return [
+            name
+            for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+            if name.strip() not in ("", "-1")
+        ]
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
@@ -63,7 +69,11 @@ class Workers:
         command = [sys.executable, "-m", "ecg_keras.trials", str(self.folder), str(self.data_file)]
         with log:
             self.running[name] = subprocess.Popen(
-                command, env=self._environment(name), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env=self._environment(name),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def _environment(self, name):
@@ -103,10 +113,14 @@ class Workers:
             if code == STOPPED:
                 continue
             had_trial = self.on_death(name, code)
-            self.failed[name] = 0 if had_trial or code <= 0 or code == LOST else self.failed[name] + 1
+            self.failed[name] = (
+                0 if had_trial or code <= 0 or code == LOST else self.failed[name] + 1
+            )
             if self.failed[name] >= _FAILED_STARTS:
                 log = (self.folder / "workers" / f"{name}.log").read_text(errors="replace").strip()
-                raise RuntimeError(f"worker {name} cannot start; the end of {self.folder}/workers/{name}.log:\n{log[-2000:]}")
+                raise RuntimeError(
+                    f"worker {name} cannot start; the end of {self.folder}/workers/{name}.log:\n{log[-2000:]}"
+                )
             self._spawn(name)
         return bool(self.running)
 

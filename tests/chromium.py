@@ -74,7 +74,14 @@ def open_page(path, *, width=1200, height=900, settle_ms=200):
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         try:
             run = subprocess.run(
-                [program, *_FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}", "--dump-dom", copy.as_uri()],
+                [
+                    program,
+                    *_FLAGS,
+                    f"--user-data-dir={profile}",
+                    f"--window-size={width},{height}",
+                    "--dump-dom",
+                    copy.as_uri(),
+                ],
                 capture_output=True,
                 text=True,
                 timeout=120,

@@ -25,7 +25,9 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ECG_KERAS_CACHE", str(tmp_path / "cache"))
 
 
-def toy_dataset(n=60, n_classes=3, samples=187, leads=1, fs=125.0, multi_label=False, patients=False, seed=0):
+def toy_dataset(
+    n=60, n_classes=3, samples=187, leads=1, fs=125.0, multi_label=False, patients=False, seed=0
+):
     """Noisy sines whose frequency tells the class: 4, 9, 14 ... Hz."""
     from ecg_keras import ECGDataset
 

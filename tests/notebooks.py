@@ -16,18 +16,30 @@ def bare_python(folder):
     """
     for kind in ("purelib", "platlib"):
         if os.path.isdir(os.path.join(sysconfig.get_path(kind), "ecg_keras")):
-            pytest.skip("ecg_keras is installed as a copy; install it with -e to test an environment without it")
+            pytest.skip(
+                "ecg_keras is installed as a copy; install it with -e to test an environment without it"
+            )
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     python = folder / "bin" / "python"
     (site,) = (folder / "lib").glob("python*/site-packages")
-    (site / "outer.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    (site / "outer.pth").write_text(
+        f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n"
+    )
     return python
 
 
 def environment(folder, **variables):
     """Environment variables of a fresh session: none of ours but those given, caches in `folder`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ECG_KERAS_", "PYTHONPATH"))}
-    return kept | {"ECG_KERAS_CACHE": str(folder / "cache"), "ECG_KERAS_INPUTS": str(folder / "inputs")} | variables
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ECG_KERAS_", "PYTHONPATH"))
+    }
+    return (
+        kept
+        | {"ECG_KERAS_CACHE": str(folder / "cache"), "ECG_KERAS_INPUTS": str(folder / "inputs")}
+        | variables
+    )
 
 
 def run_cell(source, folder, *, python=sys.executable, **variables):
@@ -38,7 +50,9 @@ def run_cell(source, folder, *, python=sys.executable, **variables):
     spec = folder / "jupyter" / "kernels" / "tested"
     spec.mkdir(parents=True)
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "tested", "language": "python"}))
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": argv, "display_name": "tested", "language": "python"})
+    )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     client = nbclient.NotebookClient(
         notebook, timeout=900, kernel_name="tested", resources={"metadata": {"path": str(folder)}}
@@ -50,4 +64,6 @@ def run_cell(source, folder, *, python=sys.executable, **variables):
     finally:
         os.environ.pop("JUPYTER_PATH") if before is None else os.environ.update(JUPYTER_PATH=before)
     outputs = notebook.cells[0].outputs
-    return "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stdout")
+    return "".join(
+        out.text for out in outputs if out.output_type == "stream" and out.name == "stdout"
+    )

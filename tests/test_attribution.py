@@ -34,14 +34,18 @@ def test_gradcam_is_the_class_activation_map_where_a_network_ends_in_one_dense_l
     inner = keras.Model(model.inputs[0], model.get_layer("features").output)
     features = keras.ops.convert_to_numpy(inner.predict(ds.x, verbose=0))
     kernel = keras.ops.convert_to_numpy(model.get_layer("probabilities").kernel)
-    cam = np.maximum(features @ (kernel[:, 1] - kernel[:, 0]), 0)  # Zhou et al., CVPR 2016, of the log-odds
+    cam = np.maximum(
+        features @ (kernel[:, 1] - kernel[:, 0]), 0
+    )  # Zhou et al., CVPR 2016, of the log-odds
     n = cam.shape[1]
     at = np.clip((np.arange(187) + 0.5) * n / 187 - 0.5, 0, n - 1)
     expected = np.stack([np.interp(at, np.arange(n), row) for row in cam])
     expected /= np.maximum(expected.sum(axis=1, keepdims=True), 1e-12)
     assert expected.any()
     for weights in ("mean", "elementwise"):
-        found = gradcam(Probe(model, ds), np.ones(6, int), layer="last", weights=weights, guided=False)
+        found = gradcam(
+            Probe(model, ds), np.ones(6, int), layer="last", weights=weights, guided=False
+        )
         np.testing.assert_allclose(found.signal[:, :, 0], expected, atol=1e-6)  # shares of 1
 
 
@@ -57,7 +61,9 @@ def test_guided_gradcam_is_the_map_times_what_each_input_adds(name):
         own, step = np.repeat(probe.x[[row]], 12, axis=0), np.repeat([0.0005, -0.0005], 6)
         own.reshape(12, -1)[np.arange(12), np.tile(places, 2)] += step
         up, down = probe.log_odds(own)[:, 1].reshape(2, 6)
-        added = np.maximum((up - down) / 0.001 * (probe.x[row] - back.mean(axis=0)).ravel()[places], 0)
+        added = np.maximum(
+            (up - down) / 0.001 * (probe.x[row] - back.mean(axis=0)).ravel()[places], 0
+        )
         expected, found = plain[row].ravel()[places] * added, guided[row].ravel()[places]
         np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)
 
@@ -72,7 +78,9 @@ def test_shap_and_lime_give_the_parts_of_a_linear_network():
     exact = slope * (ds.x[:3] - back.mean(axis=0))
     for method, tolerance in ((shap, 1e-4), (lime, 0.05)):  # nats; LIME's ridge shrinks a little
         found = method(probe, targets, background=back, parts=12)
-        np.testing.assert_allclose(found.quality["cells"], Cells(probe, 12).gather(exact), atol=tolerance)
+        np.testing.assert_allclose(
+            found.quality["cells"], Cells(probe, 12).gather(exact), atol=tolerance
+        )
     assert found.quality["r2"].min() > 0.98
 
 
@@ -81,7 +89,10 @@ def test_shap_sums_to_the_difference_of_log_odds():
     model = build_model("cnn2d", like=ds, filters=(4, 8))
     back = ds.x[4:8]
     found = shap(Probe(model, ds)[np.arange(2)], np.array([0, 1]), background=back, max_evals=100)
-    odds = lambda x: np.log(p := keras.ops.convert_to_numpy(model.predict(x, verbose=0)).astype(float)) - np.log(1 - p)  # noqa: E731
+    odds = lambda x: (
+        np.log(p := keras.ops.convert_to_numpy(model.predict(x, verbose=0)).astype(float))
+        - np.log(1 - p)
+    )  # noqa: E731
     for row, target in enumerate((0, 1)):
         difference = odds(ds.x[row : row + 1])[0, target] - odds(back)[:, target].mean()
         assert abs(found.image[row].sum() - difference) < 0.02 * abs(difference)
@@ -92,7 +103,9 @@ def test_shap_sums_to_the_difference_of_log_odds():
 @pytest.mark.parametrize("name", ["resnet1d", "cnn2d", "multimodal", "hybrid"])
 def test_a_row_does_not_depend_on_its_batch(name):
     ds = toy_dataset(12)
-    options = {"hybrid": {"branches": ("time", "spectrogram")}, "multimodal": {"width": 8}}.get(name, {"filters": (4, 8)})
+    options = {"hybrid": {"branches": ("time", "spectrogram")}, "multimodal": {"width": 8}}.get(
+        name, {"filters": (4, 8)}
+    )
     probe = Probe(build_model(name, like=ds, **options), ds)
     whole = gradcam(probe, ds.y, background=probe.x)
     alone = gradcam(probe[[5]], ds.y[[5]], background=probe.x)
@@ -105,8 +118,14 @@ def test_an_image_and_its_signal_have_equal_sums_and_known_axes():
     ds = toy_dataset(8)
     probe = Probe(build_model("cnn2d", like=ds, filters=(4, 8)), ds)
     found = lime(probe[[0, 1]], ds.y[:2], n_draws=50)
-    assert found.image.shape == (2, len(probe.freqs_hz), len(probe.times_s)) == (2, *probe.x.shape[1:3])
-    np.testing.assert_allclose(found.image.sum(axis=(1, 2)), found.signal.sum(axis=(1, 2)), rtol=1e-4)
+    assert (
+        found.image.shape
+        == (2, len(probe.freqs_hz), len(probe.times_s))
+        == (2, *probe.x.shape[1:3])
+    )
+    np.testing.assert_allclose(
+        found.image.sum(axis=(1, 2)), found.signal.sum(axis=(1, 2)), rtol=1e-4
+    )
     assert probe.freqs_hz[-1] == 62.5 and probe.times_s[1] == probe.grid.hop_length / 125
 
 
@@ -115,7 +134,9 @@ def test_a_model_with_the_image_inside_explains_as_one_given_images():
     model = build_model("cnn2d", like=ds, filters=(4, 8))
     twin = build_model("cnn2d", like=to_spectrograms(ds), filters=(4, 8))
     twin.set_weights(model.get_weights())
-    inside, given = (gradcam(Probe(m, d), ds.y) for m, d in ((model, ds), (twin, to_spectrograms(ds))))
+    inside, given = (
+        gradcam(Probe(m, d), ds.y) for m, d in ((model, ds), (twin, to_spectrograms(ds)))
+    )
     np.testing.assert_allclose(inside.image, given.image, atol=1e-5)
     assert inside.image.max() > 0
 
@@ -124,7 +145,11 @@ def test_maps_are_found_in_nested_branches_and_finer_where_asked():
     ds = toy_dataset(6)
     model = build_model("hybrid", like=ds, branches=("time", "spectrum", "spectrogram"))
     last = feature_maps(model, None)
-    assert [(m.branch, m.kind) for m in last] == [("time", "time"), ("spectrum", "frequency"), ("spectrogram", "image")]
+    assert [(m.branch, m.kind) for m in last] == [
+        ("time", "time"),
+        ("spectrum", "frequency"),
+        ("spectrogram", "image"),
+    ]
     fine = feature_maps(model, None, step_s=0.08, duration_s=187 / 125)
     assert [m.layer.output.shape[-2] for m in (last[0], fine[0])] == [12, 24]
 
@@ -150,7 +175,12 @@ def test_crops_of_long_records_are_explained_over_the_record():
 def test_crops_inside_a_network_are_explained_where_they_lie():
     ds = toy_dataset(8, samples=500)
     own = {"crop_s": 1.6, "filters": (4, 8)}
-    model = build_model("hybrid", like=ds, branches=("time", "spectrogram"), options={"time": own, "spectrogram": own})
+    model = build_model(
+        "hybrid",
+        like=ds,
+        branches=("time", "spectrogram"),
+        options={"time": own, "spectrogram": own},
+    )
     probe = Probe(model, ds)
     whole = gradcam(probe, ds.y, guided=False)
     alone = gradcam(probe[[5]], ds.y[[5]], guided=False)
@@ -161,7 +191,9 @@ def test_crops_inside_a_network_are_explained_where_they_lie():
         assert m.crops.starts == [0, 100, 200, 300] and m.n_crops == 4
     quiet = ds.x.copy()
     quiet[:, 250:] = 0  # crops that see nothing there add nothing there
-    silent = gradcam(Probe(model, ds.replace(x=quiet)), ds.y, background=np.zeros_like(quiet)).signal[..., 0]
+    silent = gradcam(
+        Probe(model, ds.replace(x=quiet)), ds.y, background=np.zeros_like(quiet)
+    ).signal[..., 0]
     assert not silent[:, 250:].any() and silent[:, :250].sum() > 4
 
 
@@ -194,12 +226,22 @@ def test_what_a_spectrum_adds_is_found_where_its_energy_is(crop_s):
     burst = np.zeros((187, 1), np.float32)
     burst[60:85, 0] = np.hanning(25) * np.sin(2 * np.pi * 25 * np.arange(25) / ds.fs)
     ds = ds.replace(x=(ds.x + ds.y[:, None, None] * burst).astype(np.float32))
-    model = build_model("fft_transformer", like=ds, width=16, depth=1, **({} if crop_s is None else {"crop_s": crop_s}))
+    model = build_model(
+        "fft_transformer",
+        like=ds,
+        width=16,
+        depth=1,
+        **({} if crop_s is None else {"crop_s": crop_s}),
+    )
     probe = Probe(model, ds[:6])
     found = gradcam(probe, ds.y[:6])
     assert found.signal.shape == (6, 187, 1)
-    sums = found.signal.sum(axis=(1, 2))  # an untrained network may find nothing that speaks for a class
-    assert (sums == 0).sum() == found.quality["empty"] < 6 and np.allclose(sums[sums > 0], 1, rtol=1e-4)
+    sums = found.signal.sum(
+        axis=(1, 2)
+    )  # an untrained network may find nothing that speaks for a class
+    assert (sums == 0).sum() == found.quality["empty"] < 6 and np.allclose(
+        sums[sums > 0], 1, rtol=1e-4
+    )
     if crop_s is None:
         bands = np.zeros((6, len(probe.freqs_hz)))
         bands[:, np.abs(probe.freqs_hz - 25).argmin()] = 1
@@ -208,11 +250,18 @@ def test_what_a_spectrum_adds_is_found_where_its_energy_is(crop_s):
         assert (inside > 0.8).all() and np.allclose(shared.sum(axis=(1, 2)), 1)
         for method in (shap, lime):
             values = method(probe, ds.y[:6], background=probe.x[:2])
-            np.testing.assert_allclose(values.signal.sum(axis=(1, 2)), values.view.sum(axis=1), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                values.signal.sum(axis=(1, 2)), values.view.sum(axis=1), rtol=1e-3, atol=1e-4
+            )
 
 
 def test_a_map_of_convolutions_without_padding_covers_the_middle():
     ds = to_spectrograms(planted(4))
-    stem, full = (feature_maps(build_model("cnn2d", like=ds, stem_padding=p), ds.grid)[0].extent for p in ("valid", "same"))
-    np.testing.assert_allclose(stem, [[2 / 17, 15 / 17], [1.5 / 32, 29.5 / 32]])  # kernel 5, strides 1 and 2
+    stem, full = (
+        feature_maps(build_model("cnn2d", like=ds, stem_padding=p), ds.grid)[0].extent
+        for p in ("valid", "same")
+    )
+    np.testing.assert_allclose(
+        stem, [[2 / 17, 15 / 17], [1.5 / 32, 29.5 / 32]]
+    )  # kernel 5, strides 1 and 2
     np.testing.assert_allclose(full, [[0, 1], [0, 1]])

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from ecg_keras.augment import AUGMENTATIONS, augment, lead_dropout, lead_polarity, time_shift, time_stretch
+from ecg_keras.augment import (
+    AUGMENTATIONS,
+    augment,
+    lead_dropout,
+    lead_polarity,
+    time_shift,
+    time_stretch,
+)
 
 pytestmark = pytest.mark.numeric
 FS = 125.0
@@ -68,7 +75,9 @@ def test_polarity_only_changes_signs(x):
 def test_dropout_leaves_a_lead_in_every_row(x):
     y = lead_dropout(x, np.random.default_rng(0), fs=FS, share=1.0)
     assert ((abs(y).max(axis=1) == 0).sum(axis=1) == 1).all()
-    np.testing.assert_array_equal(lead_dropout(x[:, :, :1], np.random.default_rng(0), fs=FS, share=1.0), x[:, :, :1])
+    np.testing.assert_array_equal(
+        lead_dropout(x[:, :, :1], np.random.default_rng(0), fs=FS, share=1.0), x[:, :, :1]
+    )
 
 
 def test_no_names_change_nothing(x):
@@ -76,5 +85,7 @@ def test_no_names_change_nothing(x):
 
 
 def test_unknown_name_is_refused(x):
-    with pytest.raises(ValueError, match="augmentation='nois' is not known; choose one of 'amplitude'"):
+    with pytest.raises(
+        ValueError, match="augmentation='nois' is not known; choose one of 'amplitude'"
+    ):
         augment(x, ["nois"], np.random.default_rng(0), fs=FS)

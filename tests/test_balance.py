@@ -83,7 +83,9 @@ def test_the_sampler_draws_classes_alike_and_stays_inside_a_class():
     assert np.all(np.abs(np.bincount(y) - 110 / 3) < 20)
     for label in range(3):
         mine = train.x[train.y == label]
-        assert (x[y == label] >= mine.min(axis=0) - 1e-5).all() and (x[y == label] <= mine.max(axis=0) + 1e-5).all()
+        assert (x[y == label] >= mine.min(axis=0) - 1e-5).all() and (
+            x[y == label] <= mine.max(axis=0) + 1e-5
+        ).all()
     rare = x[y == 2][:, :, 0]
     assert not any((np.abs(train.x[:, :, 0] - row).max(axis=1) < 1e-7).any() for row in rare[:10])
 

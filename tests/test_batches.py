@@ -18,14 +18,22 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own():
     np.testing.assert_array_equal(np.sort(first.ravel()), np.sort(second.ravel()))
 
 
-@pytest.mark.parametrize("n, sizes", [(33, [11, 11, 11]), (32, [16, 16]), (5, [5]), (34, [12, 11, 11])])
+@pytest.mark.parametrize(
+    "n, sizes", [(33, [11, 11, 11]), (32, [16, 16]), (5, [5]), (34, [12, 11, 11])]
+)
 def test_rows_left_over_make_no_small_batch(n, sizes):
     batches = TrainBatches(toy_dataset(n), ["signal"], batch_size=16)
     assert [len(batches[i][0]) for i in range(len(batches))] == sizes
 
 
 def test_a_resumed_epoch_has_the_same_batches():
-    options = {"batch_size": 16, "augment": ("amplitude", "noise"), "mixup": 0.2, "crop_samples": 100, "seed": 4}
+    options = {
+        "batch_size": 16,
+        "augment": ("amplitude", "noise"),
+        "mixup": 0.2,
+        "crop_samples": 100,
+        "seed": 4,
+    }
     straight = TrainBatches(toy_dataset(), ["signal"], **options)
     straight.go_to(1)
     straight.go_to(2)
@@ -51,7 +59,10 @@ def test_mixed_targets_are_shares_that_sum_to_one():
 
 def test_several_inputs_come_as_a_dict_and_one_as_an_array():
     inputs, _, _ = TrainBatches(toy_dataset(), ["signal", "metadata"], batch_size=8)[0]
-    assert {name: array.shape for name, array in inputs.items()} == {"signal": (8, 187, 1), "metadata": (8, 2)}
+    assert {name: array.shape for name, array in inputs.items()} == {
+        "signal": (8, 187, 1),
+        "metadata": (8, 2),
+    }
     assert TrainBatches(toy_dataset(), ["signal"], batch_size=8)[0][0].shape == (8, 187, 1)
 
 
@@ -62,12 +73,16 @@ def test_a_crop_longer_than_the_signal_is_refused():
 
 def test_weights_by_class_need_one_class_per_row():
     with pytest.raises(ValueError, match="multi-label, use 0"):
-        TrainBatches(toy_dataset(multi_label=True), ["signal"], batch_size=8, class_weight_power=0.5)
+        TrainBatches(
+            toy_dataset(multi_label=True), ["signal"], batch_size=8, class_weight_power=0.5
+        )
 
 
 def test_a_share_of_the_largest_class_takes_turns():
     train = toy_dataset(n=90)
-    train = train[np.flatnonzero((train.y == 0) | (np.arange(90) < 30))]  # 30 of N, 10 of S, 10 of V
+    train = train[
+        np.flatnonzero((train.y == 0) | (np.arange(90) < 30))
+    ]  # 30 of N, 10 of S, 10 of V
     batches = TrainBatches(train, ["signal"], batch_size=100, majority_share=0.5)
     seen = []
     for epoch in range(2):

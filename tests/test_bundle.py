@@ -11,7 +11,12 @@ from ecg_keras.bundle import write_bundle
 
 def test_bundle_runs_as_a_notebook_cell_without_the_package(tmp_path):
     python = bare_python(tmp_path / "venv")
-    absent = subprocess.run([python, "-c", "import ecg_keras"], cwd=tmp_path, env=environment(tmp_path), capture_output=True)
+    absent = subprocess.run(
+        [python, "-c", "import ecg_keras"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+    )
     assert b"No module named 'ecg_keras'" in absent.stderr
     path = write_bundle(tmp_path / "bundle")
     # no data at all: it makes the synthetic set itself
@@ -21,7 +26,9 @@ def test_bundle_runs_as_a_notebook_cell_without_the_package(tmp_path):
     assert "SYNTHETIC" in lines[0] and "SYNTHETIC" in lines[-1]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["synthetic"] and report["epochs_run"] == 1
-    assert "<style>" in (tmp_path / "out" / "report.html").read_text()  # the package's data files are there too
+    assert (
+        "<style>" in (tmp_path / "out" / "report.html").read_text()
+    )  # the package's data files are there too
 
 
 def test_bundle_is_one_small_file_and_always_the_same(tmp_path):

@@ -21,10 +21,17 @@ def test_train_then_evaluate(demo, tmp_path, capsys):
     assert main(["train", *words, "--model", "cnn2d", "--out", str(run), "--epochs", "1", "--balance", "class_weight",
                  "--seed", "3", "--set", "filters=(4, 8)", "--set", "val_fraction=0.2", "--set", "batch_size=32"]) == 0  # fmt: skip
     report = json.loads((run / "report.json").read_text())
-    assert report["seed"] == 3 and report["settings"]["batch_size"] == 32 and report["settings"]["balance"] == "class_weight"
+    assert (
+        report["seed"] == 3
+        and report["settings"]["batch_size"] == 32
+        and report["settings"]["balance"] == "class_weight"
+    )
     assert report["val"]["n"] in range(45, 51) and report["synthetic"]
     assert main(["evaluate", *words, "--model", str(run / "model.keras"), "--out", str(again)]) == 0
-    assert json.loads((again / "report.json").read_text())["test"]["confusion"] == report["test"]["confusion"]
+    assert (
+        json.loads((again / "report.json").read_text())["test"]["confusion"]
+        == report["test"]["confusion"]
+    )
     assert "SYNTHETIC DATA" in capsys.readouterr().out
 
 
@@ -32,11 +39,20 @@ def test_train_then_evaluate(demo, tmp_path, capsys):
     ("words", "message"),
     [
         (["train", "--source", "mitbih-csv", "--data", "nowhere"], "nowhere: no such folder"),
-        (["train", "--source", "demo", "--model", "cnn3d"], "name='cnn3d' is not known|model='cnn3d' is not known"),
-        (["train", "--source", "demo", "--set", "droput=0.5"], "--set droput: neither the loader, nor cnn2d"),
+        (
+            ["train", "--source", "demo", "--model", "cnn3d"],
+            "name='cnn3d' is not known|model='cnn3d' is not known",
+        ),
+        (
+            ["train", "--source", "demo", "--set", "droput=0.5"],
+            "--set droput: neither the loader, nor cnn2d",
+        ),
         (["train", "--source", "demo", "--set", "droput"], "expected option=value"),
         (["train", "--source", "demo", "--balance", "smot"], "balance='smot' is not known"),
-        (["evaluate", "--source", "demo", "--model", "none.keras"], "none.keras: no such model file"),
+        (
+            ["evaluate", "--source", "demo", "--model", "none.keras"],
+            "none.keras: no such model file",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, words, message):
@@ -56,7 +72,9 @@ def test_an_unknown_word_is_exit_code_2():
 
 def test_demo_writes_both_files(tmp_path):
     assert main(["demo", str(tmp_path)]) == 0
-    assert {"mitbih_train.csv", "mitbih_test.csv", "SYNTHETIC.txt"} <= {file.name for file in tmp_path.iterdir()}
+    assert {"mitbih_train.csv", "mitbih_test.csv", "SYNTHETIC.txt"} <= {
+        file.name for file in tmp_path.iterdir()
+    }
 
 
 def test_import_is_light_and_says_nothing():
@@ -79,7 +97,15 @@ def test_a_model_brings_its_own_settings_unless_told_otherwise(tmp_path, capsys)
 
 
 def test_settings_for_branches_trained_before_are_not_used_without_them(tmp_path, capsys):
-    words = ["train", "--source", "mitbih-csv", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    words = [
+        "train",
+        "--source",
+        "mitbih-csv",
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*words, "--preset", "heartbeat-hybrid"]) == 2
     assert "trained already; give them with --set trained=" in capsys.readouterr().err
     assert main([*words, "--model", "hybrid"]) == 2  # no data in tmp_path

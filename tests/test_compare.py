@@ -25,12 +25,19 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def comparison(runs, tmp_path_factory):
-    return compare([runs / name for name in ("first", "second", "other")], tmp_path_factory.mktemp("out"), n_boot=200)
+    return compare(
+        [runs / name for name in ("first", "second", "other")],
+        tmp_path_factory.mktemp("out"),
+        n_boot=200,
+    )
 
 
 def test_runs_on_the_same_rows_are_paired_and_others_are_not(comparison):
     assert [(pair["a"], pair["b"]) for pair in comparison["pairs"]] == [("first", "second")]
-    assert {(pair["a"], pair["b"]) for pair in comparison["unpaired"]} == {("first", "other"), ("second", "other")}
+    assert {(pair["a"], pair["b"]) for pair in comparison["unpaired"]} == {
+        ("first", "other"),
+        ("second", "other"),
+    }
     assert all("test rows differ: 90 and 60" in pair["reason"] for pair in comparison["unpaired"])
 
 
@@ -38,7 +45,9 @@ def test_a_difference_is_that_of_the_reports(comparison, runs):
     figures = {row["run"]: row for row in comparison["runs"]}
     for name in ("accuracy", "macro_f1", "macro_auc"):
         pair = comparison["pairs"][0][name]
-        assert pair["difference"] == pytest.approx(figures["second"][name] - figures["first"][name], abs=1e-9)
+        assert pair["difference"] == pytest.approx(
+            figures["second"][name] - figures["first"][name], abs=1e-9
+        )
         assert pair["ci95"][0] <= pair["difference"] <= pair["ci95"][1] and 0 < pair["p"] <= 1
 
 
@@ -47,7 +56,9 @@ def test_files_agree_with_each_other(comparison):
     with open(comparison.out_dir / "compare.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == [row["run"] for row in stored["runs"]]
-    assert float(rows[0]["macro_f1"]) == stored["runs"][0]["macro_f1"] >= stored["runs"][1]["macro_f1"]
+    assert (
+        float(rows[0]["macro_f1"]) == stored["runs"][0]["macro_f1"] >= stored["runs"][1]["macro_f1"]
+    )
 
 
 @pytest.mark.parametrize("width", [1200, 390])
@@ -56,7 +67,10 @@ def test_chromium_shows_the_page(comparison, width):
     assert seen["errors"] == [] and seen["failed_images"] == [] and seen["requests"] == []
     assert seen["sections"] == ["runs", "notes", "differences", "pictures", "cost"]
     assert len(seen["images"]) == 6 and seen["overflow"] <= 0
-    assert "Not paired, test rows differ: 90 and 60: first and other; second and other." in seen["text"]
+    assert (
+        "Not paired, test rows differ: 90 and 60: first and other; second and other."
+        in seen["text"]
+    )
 
 
 def copy_of(run, folder, change=None):
@@ -79,14 +93,25 @@ def copy_of(run, folder, change=None):
     "change, reason",
     [
         (lambda report, rows: rows[::-1], "another order"),
-        (lambda report, rows: [row | {"patient": "x"} for row in rows], "patients of the test rows differ"),
+        (
+            lambda report, rows: [row | {"patient": "x"} for row in rows],
+            "patients of the test rows differ",
+        ),
         (lambda report, rows: rows[:-1], "does not fit report.json"),
         (lambda report, rows: report.update(classes=["N", "S", "X"]), "does not fit report.json"),
     ],
 )
 def test_other_rows_are_not_paired(runs, tmp_path, change, reason):
-    result = compare([runs / "first", copy_of(runs / "first", tmp_path / "copy", change)], tmp_path / "out", n_boot=20)
-    assert result["pairs"] == [] and reason in result["unpaired"][0]["reason"] and len(result["runs"]) == 2
+    result = compare(
+        [runs / "first", copy_of(runs / "first", tmp_path / "copy", change)],
+        tmp_path / "out",
+        n_boot=20,
+    )
+    assert (
+        result["pairs"] == []
+        and reason in result["unpaired"][0]["reason"]
+        and len(result["runs"]) == 2
+    )
 
 
 def test_a_run_without_predictions_is_listed_but_not_paired(runs, tmp_path):
@@ -97,11 +122,19 @@ def test_a_run_without_predictions_is_listed_but_not_paired(runs, tmp_path):
 
 
 def test_multi_label_runs_are_ordered_by_auc(tmp_path):
-    first = write(tmp_path / "first", [toy_dataset(n=60, seed=i, multi_label=True) for i in range(3)]).out_dir
-    second = copy_of(first, tmp_path / "second", lambda report, rows: report["test"].update(macro_f1=0.0, macro_auc=1.0))
+    first = write(
+        tmp_path / "first", [toy_dataset(n=60, seed=i, multi_label=True) for i in range(3)]
+    ).out_dir
+    second = copy_of(
+        first,
+        tmp_path / "second",
+        lambda report, rows: report["test"].update(macro_f1=0.0, macro_auc=1.0),
+    )
     result = compare([first, second], tmp_path / "out", n_boot=20)
     assert [row["run"] for row in result["runs"]] == ["second", "first"]
-    assert result["pairs"][0]["macro_auc"]["difference"] == 0  # from the predictions, which are the same
+    assert (
+        result["pairs"][0]["macro_auc"]["difference"] == 0
+    )  # from the predictions, which are the same
 
 
 def test_names_keep_what_differs_and_lose_what_all_share():

@@ -43,21 +43,28 @@ def test_counts_of_single_and_multi_label():
 
 
 def test_summary_and_notebook_table_name_size_rate_and_classes():
-    assert dataset().summary() == "4 rows of 10 samples x 1 lead (0.10 s at 100 Hz); N 2, V 2; unknown"
+    assert (
+        dataset().summary() == "4 rows of 10 samples x 1 lead (0.10 s at 100 Hz); N 2, V 2; unknown"
+    )
     assert "<td>V</td><td style='text-align:right'>2</td>" in dataset(source="<b>")._repr_html_()
     assert "&lt;b&gt;" in dataset(source="<b>")._repr_html_()
 
 
 def test_two_orders_have_two_fingerprints():
     ds = toy_dataset(n=30)
-    assert ds.fingerprint() == toy_dataset(n=30).fingerprint() != ds[np.arange(30)[::-1]].fingerprint()
+    assert (
+        ds.fingerprint() == toy_dataset(n=30).fingerprint() != ds[np.arange(30)[::-1]].fingerprint()
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"x": np.zeros(4)}, r"x must have shape .* got \(4,\)"),
-        ({"x": np.full((4, 10), np.nan)}, r"x has NaN or infinite samples in 4 of 4 rows \(first at row 0\)"),
+        (
+            {"x": np.full((4, 10), np.nan)},
+            r"x has NaN or infinite samples in 4 of 4 rows \(first at row 0\)",
+        ),
         ({"y": [0, 1]}, "one label for each of the 4 rows of x, got 2"),
         ({"y": [0, 1, 2, 0]}, r"0 to 1 \(N, V\), got 2 at row 2"),
         ({"y": [0, 1, 0.5, 0]}, "got 0.5 at row 2"),
@@ -68,7 +75,10 @@ def test_two_orders_have_two_fingerprints():
         ({"leads": ("I", "II")}, r"leads has 2 names \(I, II\), but x has 1"),
         ({"patients": ["a"]}, "patients must name one for each of the 4 rows"),
         ({"metadata": np.zeros((4, 2))}, "belong together"),
-        ({"metadata": np.zeros((4, 2)), "metadata_names": ("age",)}, r"shape \(4, 1\).* got \(4, 2\)"),
+        (
+            {"metadata": np.zeros((4, 2)), "metadata_names": ("age",)},
+            r"shape \(4, 1\).* got \(4, 2\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, message):

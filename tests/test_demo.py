@@ -16,7 +16,9 @@ def test_closed_form_agrees_with_the_integrated_equation():
     drawn = demo._draw(np.array([0.5]), waves, 1.0, 360, 360)[:, 0]
     angle, width, amplitude = demo._NORMAL[:, :3].T
 
-    def speed(t, _):  # dz/dt of McSharry et al. (2003), equation (1), without the pull to the baseline
+    def speed(
+        t, _
+    ):  # dz/dt of McSharry et al. (2003), equation (1), without the pull to the baseline
         delta = 2 * np.pi * (t - 0.5) - angle
         a = amplitude * 2 * np.pi / width**2
         return -np.sum(a * delta * np.exp(-0.5 * (delta / width) ** 2))
@@ -53,7 +55,10 @@ def test_paced_patients_have_only_spiked_beats():
     paced = demo.simulate_patient(7, duration_s=30)
     assert set(paced.kinds) == {demo.CLASSES.index("Q")}
     spike = np.abs(np.diff(paced.signal[:, 0])).max()
-    others = [np.abs(np.diff(demo.simulate_patient(p, duration_s=30).signal[:, 0])).max() for p in range(4)]
+    others = [
+        np.abs(np.diff(demo.simulate_patient(p, duration_s=30).signal[:, 0])).max()
+        for p in range(4)
+    ]
     assert spike > np.median(others)
 
 
@@ -65,7 +70,10 @@ def test_patients_differ_and_a_seed_repeats():
 
 def test_csv_has_the_form_of_the_kaggle_files(tmp_path):
     folder = demo.write_demo_csv(tmp_path / "demo", n_beats=1000)
-    parts = [pd.read_csv(folder / f"mitbih_{part}.csv", header=None).to_numpy() for part in ("train", "test")]
+    parts = [
+        pd.read_csv(folder / f"mitbih_{part}.csv", header=None).to_numpy()
+        for part in ("train", "test")
+    ]
     assert [part.shape for part in parts] == [(800, 188), (200, 188)]
     for part in parts:
         x, y = part[:, :-1], part[:, -1]
@@ -78,7 +86,9 @@ def test_csv_has_the_form_of_the_kaggle_files(tmp_path):
 
 def test_same_seed_writes_the_same_file(tmp_path):
     texts = [
-        (demo.write_demo_csv(tmp_path / str(i), n_beats=40, seed=seed) / "mitbih_train.csv").read_text()
+        (
+            demo.write_demo_csv(tmp_path / str(i), n_beats=40, seed=seed) / "mitbih_train.csv"
+        ).read_text()
         for i, seed in enumerate((0, 0, 1))
     ]
     assert texts[0] == texts[1] != texts[2]
@@ -88,8 +98,13 @@ def test_classes_can_be_told_apart_but_not_all(tmp_path):
     from sklearn.neighbors import KNeighborsClassifier
 
     folder = demo.write_demo_csv(tmp_path)
-    train, test = (pd.read_csv(folder / f"mitbih_{part}.csv", header=None).to_numpy() for part in ("train", "test"))
-    accuracy = KNeighborsClassifier(5).fit(train[:, :-1], train[:, -1]).score(test[:, :-1], test[:, -1])
+    train, test = (
+        pd.read_csv(folder / f"mitbih_{part}.csv", header=None).to_numpy()
+        for part in ("train", "test")
+    )
+    accuracy = (
+        KNeighborsClassifier(5).fit(train[:, :-1], train[:, -1]).score(test[:, :-1], test[:, -1])
+    )
     assert 0.85 < accuracy < 0.99  # always N: 0.80
 
 
@@ -98,7 +113,10 @@ def test_demo_set_loads_and_says_it_is_synthetic():
     assert all(part.synthetic for part in (train, val, test))
     assert train.classes == demo.CLASSES
     assert (len(train) + len(val), len(test)) == (320, 80)
-    assert demo.load_demo(n_beats=400, balance="smote")[0].class_counts()["F"] > train.class_counts()["F"]
+    assert (
+        demo.load_demo(n_beats=400, balance="smote")[0].class_counts()["F"]
+        > train.class_counts()["F"]
+    )
 
 
 def test_records_read_back_as_they_were_made(tmp_path):
@@ -112,7 +130,9 @@ def test_records_read_back_as_they_were_made(tmp_path):
         read = read_recording(tmp_path, name, lead=None)
         made = demo.simulate_patient(patient, duration_s=30, fs=360)
         assert (read.fs, read.leads, read.unit, read.synthetic) == (360, ("MLII", "V1"), "mV", True)
-        np.testing.assert_allclose(read.signal, made.signal, atol=0.0026)  # mV, half a step of the converter
+        np.testing.assert_allclose(
+            read.signal, made.signal, atol=0.0026
+        )  # mV, half a step of the converter
         np.testing.assert_array_equal(read.peaks, made.peaks)
         symbols |= set(read.symbols)
     assert {"N", "V", "/"} <= symbols <= set("NAVF/")

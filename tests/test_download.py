@@ -48,8 +48,15 @@ def physionet(tmp_path, monkeypatch):
 
 
 def _write_sums(folder):
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "SHA256SUMS.txt"]
-    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()} {p.relative_to(folder).as_posix()}\n" for p in files]
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "SHA256SUMS.txt"
+    ]
+    lines = [
+        f"{hashlib.sha256(p.read_bytes()).hexdigest()} {p.relative_to(folder).as_posix()}\n"
+        for p in files
+    ]
     (folder / "SHA256SUMS.txt").write_text("".join(lines))
 
 
@@ -90,7 +97,9 @@ def test_unreachable_server_is_said_plainly(tmp_path, monkeypatch):
         download("mitdb", tmp_path / "got", progress=False)
 
 
-@pytest.mark.parametrize("line", ["<html>login</html>", "0" * 64 + " ../../etc/passwd", "0" * 64 + " /etc/passwd"])
+@pytest.mark.parametrize(
+    "line", ["<html>login</html>", "0" * 64 + " ../../etc/passwd", "0" * 64 + " /etc/passwd"]
+)
 def test_strange_list_is_refused(physionet, tmp_path, line):
     (physionet / "SHA256SUMS.txt").write_text(line + "\n")
     with pytest.raises(ValueError, match="line 1"):
@@ -102,7 +111,9 @@ def test_kaggle_files_are_copied(tmp_path, monkeypatch):
     cache.mkdir(parents=True)
     for name in ("mitbih_train.csv", "mitbih_test.csv", "ptbdb_normal.csv"):
         (cache / name).write_text(name)
-    hub = types.SimpleNamespace(dataset_download=lambda handle: str(cache) if handle == "shayanfazeli/heartbeat" else None)
+    hub = types.SimpleNamespace(
+        dataset_download=lambda handle: str(cache) if handle == "shayanfazeli/heartbeat" else None
+    )
     monkeypatch.setitem(sys.modules, "kagglehub", hub)
     got = download("mitbih-csv", tmp_path / "got")
     assert {path.name: path.read_text() for path in got.iterdir()} == {

@@ -13,7 +13,13 @@ from ecg_keras.attributed import Attribution
 from ecg_keras.attribution import gradcam, lime, shap
 from ecg_keras.explain import default_rows, report_section
 from ecg_keras.explanations import verdicts
-from ecg_keras.faithfulness import agreement, deletion_and_insertion, mean_with_interval, other_weights, planted
+from ecg_keras.faithfulness import (
+    agreement,
+    deletion_and_insertion,
+    mean_with_interval,
+    other_weights,
+    planted,
+)
 from ecg_keras.probe import Probe
 from ecg_keras.serving import load_served, save_served
 
@@ -27,7 +33,9 @@ def taught(request):
     train, test = planted(448), planted(60, seed=1)
     keras.utils.set_random_seed(0)
     model = build_model(request.param, like=train, **options)
-    model.compile(keras.optimizers.AdamW(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.AdamW(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     model.fit(train.x, train.y, batch_size=32, epochs=8, verbose=0)
     assert model.evaluate(test.x, test.y, verbose=0)[1] > 0.95
     return model, test
@@ -57,7 +65,11 @@ def test_a_true_explanation_passes_the_checks_and_noise_does_not(taught):
     targets = np.ones(12, int)
     noise = np.random.default_rng(0).random(rows.x.shape[:3] if rows.is_images else rows.x.shape)
     kinds = {"gradcam": gradcam(rows, targets), "noise": Attribution("noise", noise, None, {})}
-    fill = test.x[test.y == 0].mean(axis=0) if not rows.is_images else Probe(model, test[test.y == 0]).x.mean(axis=0)
+    fill = (
+        test.x[test.y == 0].mean(axis=0)
+        if not rows.is_images
+        else Probe(model, test[test.y == 0]).x.mean(axis=0)
+    )
     result = deletion_and_insertion(rows, targets, kinds, fill=fill)
     assert result["gradcam"]["deletion_gain"]["ci95"][0] > 0
     assert result["gradcam"]["insertion_gain"]["ci95"][0] > 0
@@ -67,7 +79,10 @@ def test_a_true_explanation_passes_the_checks_and_noise_does_not(taught):
     kept = [w.copy() for w in rows.network.get_weights()]
     shown = lambda probe, targets: Attribution("row", np.abs(probe.x).sum(axis=-1), None, {})  # noqa: E731 - shows the row, whatever was learned
     ranks = other_weights(
-        rows, targets, {"gradcam": kinds["gradcam"], "row": shown(rows, targets)}, {"gradcam": gradcam, "row": shown}
+        rows,
+        targets,
+        {"gradcam": kinds["gradcam"], "row": shown(rows, targets)},
+        {"gradcam": gradcam, "row": shown},
     )
     assert ranks["row"]["mean"] > 0.999 > ranks["gradcam"]["mean"]
     for before, after in zip(kept, rows.network.get_weights()):
@@ -83,7 +98,10 @@ def test_a_reloaded_model_explains_alike_and_everything_is_written(taught, tmp_p
     same = explain(model, test, rows=found.rows, check_rows=0, **options)
     np.testing.assert_allclose(found["gradcam"].signal, same["gradcam"].signal, atol=1e-5)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names >= {f"explained_{row}.png" for row in found.rows} | {"explanations.html", "explanations.json"}
+    assert names >= {f"explained_{row}.png" for row in found.rows} | {
+        "explanations.html",
+        "explanations.json",
+    }
     numbers = json.loads((tmp_path / "out" / "explanations.json").read_text())
     assert numbers["synthetic"] and len(numbers["rows"]) == len(found.rows)
     assert set(verdicts(found)) == {"gradcam", "lime"}
@@ -96,7 +114,9 @@ def test_a_reloaded_model_explains_alike_and_everything_is_written(taught, tmp_p
 def test_the_section_of_a_report_has_a_heading_a_body_and_pictures(monkeypatch):
     ds = toy_dataset(30)
     model = build_model("multimodal", like=ds, width=8)
-    module = sys.modules["ecg_keras.explain"]  # the package's attribute of that name is the function
+    module = sys.modules[
+        "ecg_keras.explain"
+    ]  # the package's attribute of that name is the function
     monkeypatch.setattr(module, "_installed", lambda: ("gradcam", "lime"))
     monkeypatch.setattr(module.faithfulness, "planted_shares", lambda *args, **kwargs: None)
     heading, html, pictures = report_section(model, ds)
@@ -111,16 +131,24 @@ def test_default_rows_are_hits_misses_and_typical_rows_of_each_class():
     scores[4] = [0.9, 0.05, 0.05]  # of class 1, surely taken for 0
     chosen = default_rows(ds, scores)
     assert chosen[6] == "N: most confident hit" and chosen[7] == "S: most confident hit"
-    assert chosen[4] == "S: most confident miss" and sum("typical" in role for role in chosen.values()) == 3
+    assert (
+        chosen[4] == "S: most confident miss"
+        and sum("typical" in role for role in chosen.values()) == 3
+    )
 
 
 def test_multi_label_rows_are_explained_for_a_true_class():
     ds = toy_dataset(20, multi_label=True, leads=3)
     model = build_model("cnn1d", like=ds, filters=(4, 8))
     found = explain(model, ds, rows=[3, -1], target="true", methods="gradcam", check_rows=0)
-    assert found.rows.tolist() == [3, 19] and found.targets.tolist() == ds.y[[3, 19]].argmax(axis=1).tolist()
+    assert (
+        found.rows.tolist() == [3, 19]
+        and found.targets.tolist() == ds.y[[3, 19]].argmax(axis=1).tolist()
+    )
     assert found["gradcam"].signal.shape == (2, 187, 3)
-    assert explain(model, ds, rows=[0], target="V", methods="gradcam", check_rows=0).targets.tolist() == [2]
+    assert explain(
+        model, ds, rows=[0], target="V", methods="gradcam", check_rows=0
+    ).targets.tolist() == [2]
 
 
 def test_a_report_on_images_draws_every_row_on_the_beats_it_is_given(tmp_path, monkeypatch):
@@ -130,13 +158,25 @@ def test_a_report_on_images_draws_every_row_on_the_beats_it_is_given(tmp_path, m
     module = sys.modules["ecg_keras.explain"]
     monkeypatch.setattr(module, "_installed", lambda: ("gradcam",))
     whole = module.explain
-    monkeypatch.setattr(module, "explain", lambda *args, **options: seen.append(whole(*args, **options)) or seen[-1])
+    monkeypatch.setattr(
+        module, "explain", lambda *args, **options: seen.append(whole(*args, **options)) or seen[-1]
+    )
     beats = toy_dataset(60, seed=1)
     parts = [to_spectrograms(part) for part in (toy_dataset(90), toy_dataset(30, seed=2), beats)]
     options = {"out_dir": tmp_path, "epochs": 1, "progress": False}
-    with pytest.raises(ValueError, match=r"explain must be the 60 signals that test was made of, got rows of shape \(59, 187, 1\)"):
-        fit_and_report(build_model("cnn2d", like=parts[0], filters=(4, 8)), *parts, explain=beats[np.arange(59)], **options)
-    fit_and_report(build_model("cnn2d", like=parts[0], filters=(4, 8)), *parts, explain=beats, **options)
+    with pytest.raises(
+        ValueError,
+        match=r"explain must be the 60 signals that test was made of, got rows of shape \(59, 187, 1\)",
+    ):
+        fit_and_report(
+            build_model("cnn2d", like=parts[0], filters=(4, 8)),
+            *parts,
+            explain=beats[np.arange(59)],
+            **options,
+        )
+    fit_and_report(
+        build_model("cnn2d", like=parts[0], filters=(4, 8)), *parts, explain=beats, **options
+    )
     np.testing.assert_array_equal(seen[0].probe.signals, beats.x[seen[0].rows])
     assert "What decided" in (tmp_path / "report.html").read_text()
 
@@ -149,7 +189,9 @@ def test_waveforms_can_be_given_for_images():
     model = build_model("cnn2d", like=images, filters=(4, 8))
     found = explain(model, images, rows=[2], methods=("gradcam",), signals=signals.x, check_rows=0)
     np.testing.assert_array_equal(found.probe.signals[0], signals.x[2])
-    shown = explain(model, images, methods=("gradcam",), check_rows=0)  # typical rows come with theirs
+    shown = explain(
+        model, images, methods=("gradcam",), check_rows=0
+    )  # typical rows come with theirs
     known = np.flatnonzero(np.isfinite(shown.probe.signals).all(axis=(1, 2)))
     assert len(known) == 3
     np.testing.assert_array_equal(shown.probe.signals[known], signals.x[shown.rows[known]])
@@ -172,8 +214,14 @@ def test_agreement_of_a_method_with_itself_is_one():
         ({"rows": [99]}, "row 99 is not there: the data set has 20 rows"),
         ({"rows": []}, "rows must be row numbers"),
         ({"rows": [0.5]}, "rows must be row numbers"),
-        ({"target": "X"}, "target='X' is not a class; choose 'predicted', 'true' or one of N, S, V"),
-        ({"methods": ("gradcm",)}, "methods='gradcm' is not known; choose one of 'gradcam', 'shap', 'lime'"),
+        (
+            {"target": "X"},
+            "target='X' is not a class; choose 'predicted', 'true' or one of N, S, V",
+        ),
+        (
+            {"methods": ("gradcm",)},
+            "methods='gradcm' is not known; choose one of 'gradcam', 'shap', 'lime'",
+        ),
         ({"methods": ()}, "methods is empty"),
         ({"layer": "first"}, "layer='first' is not known"),
     ],
@@ -190,5 +238,7 @@ def test_rows_of_another_shape_are_refused():
     model = build_model("cnn1d", like=ds, filters=(4,))
     with pytest.raises(ValueError, match=r"'signal' needs rows of shape \(187, 1\), .* \(100, 1\)"):
         explain(model, ds.replace(x=ds.x[:, :100]))
-    with pytest.raises(TypeError, match="ds must be an ECGDataset, as a loader gives it, got ndarray"):
+    with pytest.raises(
+        TypeError, match="ds must be an ECGDataset, as a loader gives it, got ndarray"
+    ):
         explain(model, ds.x)

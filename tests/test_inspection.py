@@ -12,7 +12,9 @@ def test_clean_parts_give_no_finding():
     parts = [toy_dataset(n=90, seed=seed) for seed in range(3)]
     found = inspect(*parts)
     assert found["findings"] == []
-    assert found["parts"]["val"]["shape"] == [187, 1] and found["parts"]["val"]["duration_s"] == pytest.approx(187 / 125)
+    assert found["parts"]["val"]["shape"] == [187, 1] and found["parts"]["val"][
+        "duration_s"
+    ] == pytest.approx(187 / 125)
     assert found["shared_rows"] == {"train, val": 0, "train, test": 0, "val, test": 0}
 
 
@@ -24,12 +26,18 @@ def test_rows_in_two_parts_are_counted():
     train, test = toy_dataset(n=90), toy_dataset(n=90, seed=1)
     leaked = test.replace(x=np.concatenate([train.x[:4], test.x[4:]]))
     found = inspect(train=train, test=leaked)
-    assert found["shared_rows"]["train, test"] == 4 and says(found, "4 rows are in both train and test")
+    assert found["shared_rows"]["train, test"] == 4 and says(
+        found, "4 rows are in both train and test"
+    )
 
 
 def test_shared_patients_are_counted():
-    found = inspect(train=toy_dataset(n=90, patients=True), test=toy_dataset(n=90, seed=1, patients=True))
-    assert found["shared_patients"] == {"train, test": 10} and says(found, "10 patients are in both")
+    found = inspect(
+        train=toy_dataset(n=90, patients=True), test=toy_dataset(n=90, seed=1, patients=True)
+    )
+    assert found["shared_patients"] == {"train, test": 10} and says(
+        found, "10 patients are in both"
+    )
 
 
 def test_dead_and_doubled_leads_are_named():
@@ -44,7 +52,9 @@ def test_dead_and_doubled_leads_are_named():
 
 def test_absent_and_rare_classes_are_named():
     ds = toy_dataset(n=90)
-    found = inspect(train=ds, test=ds[np.r_[np.flatnonzero(ds.y == 0), np.flatnonzero(ds.y == 1)[:3]]])
+    found = inspect(
+        train=ds, test=ds[np.r_[np.flatnonzero(ds.y == 0), np.flatnonzero(ds.y == 1)[:3]]]
+    )
     assert says(found, "test: no row of V") and says(found, "few rows of S (3)")
 
 
@@ -73,7 +83,10 @@ def test_it_prints_and_shows_itself():
 
 def test_multi_label_and_single_part():
     found = inspect(test=toy_dataset(n=90, multi_label=True))
-    assert found["parts"]["test"]["class_counts"] == {"N": 30, "S": 30, "V": 30} and found["shared_rows"] == {}
+    assert (
+        found["parts"]["test"]["class_counts"] == {"N": 30, "S": 30, "V": 30}
+        and found["shared_rows"] == {}
+    )
     with pytest.raises(ValueError, match="at least one"):
         inspect()
 

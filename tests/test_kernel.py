@@ -19,21 +19,27 @@ KERNEL = ROOT / "kaggle_kernel.py"
 
 def test_kernel_runs_as_a_notebook_cell(tmp_path):
     write_demo_csv(tmp_path / "inputs" / "datasets" / "somebody" / "heartbeat", n_beats=40)
-    printed = run_cell(KERNEL.read_text(), tmp_path, ECG_KERAS_OUT="out", ECG_KERAS_EPOCHS="1", ECG_KERAS_SEED="3")
+    printed = run_cell(
+        KERNEL.read_text(), tmp_path, ECG_KERAS_OUT="out", ECG_KERAS_EPOCHS="1", ECG_KERAS_SEED="3"
+    )
     lines = printed.strip().splitlines()
     assert "SYNTHETIC" in lines[0] and "SYNTHETIC" in lines[-1]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["synthetic"], report["seed"], report["epochs_run"]) == (True, 3, 1)
     assert report["test"]["n"] == 9
     assert f"{100 * report['test']['accuracy']:.2f} %" in lines[-1]
-    assert {"report.html", "model.keras", "history.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.html", "model.keras", "history.csv"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """A Python without ecg_keras."""
     python = bare_python(tmp_path_factory.mktemp("bare") / "venv")
-    assert subprocess.run([python, "-c", "import ecg_keras"], cwd="/", capture_output=True).returncode
+    assert subprocess.run(
+        [python, "-c", "import ecg_keras"], cwd="/", capture_output=True
+    ).returncode
     return python
 
 
@@ -41,7 +47,11 @@ def _found(python, folder, **variables):
     """Where find_package() found the package, in a session with these inputs."""
     code = f"import runpy; runpy.run_path({str(KERNEL)!r})['find_package'](); import ecg_keras; print(ecg_keras.__file__)"
     done = subprocess.run(
-        [python, "-c", code], cwd=folder, env=environment(folder, **variables), capture_output=True, text=True
+        [python, "-c", code],
+        cwd=folder,
+        env=environment(folder, **variables),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -52,22 +62,30 @@ def test_attached_wheel_goes_before_source(bare, tmp_path):
     (source / "ecg_keras").mkdir(parents=True)
     (source / "ecg_keras" / "__init__.py").write_text("")
     assert _found(bare, tmp_path) == str(source / "ecg_keras" / "__init__.py")
-    _write_wheel(tmp_path / "inputs" / "ecg_keras-0.1.0-py3-none-any.whl", {"ecg_keras/__init__.py": "", "ecg_keras/a.css": ""})
+    _write_wheel(
+        tmp_path / "inputs" / "ecg_keras-0.1.0-py3-none-any.whl",
+        {"ecg_keras/__init__.py": "", "ecg_keras/a.css": ""},
+    )
     found = pathlib.Path(_found(bare, tmp_path))
-    assert tmp_path not in found.parents and (found.parent.name, found.name) == ("ecg_keras", "__init__.py")
+    assert tmp_path not in found.parents and (found.parent.name, found.name) == (
+        "ecg_keras",
+        "__init__.py",
+    )
 
 
 def test_pip_is_told_to_keep_what_is_installed(monkeypatch):
     commands = []
 
     def run(command, check):
-        commands.append((command, pathlib.Path(command[command.index("--constraint") + 1]).read_text()))
+        commands.append(
+            (command, pathlib.Path(command[command.index("--constraint") + 1]).read_text())
+        )
 
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setenv("ECG_KERAS_INPUTS", "/nowhere")
     runpy.run_path(str(KERNEL))["find_package"]()
-    (command, frozen), = commands
+    ((command, frozen),) = commands
     assert command[:4] == [sys.executable, "-m", "pip", "install"] and command[-1] == "ecg_keras"
     for name in ("keras", "tensorflow", "numpy"):
         assert f"{name}=={metadata.version(name)}\n" in frozen
@@ -79,12 +97,24 @@ def test_pip_fails_rather_than_replace_keras(bare, tmp_path):
     _write_wheel(wheels / "keras-99.0-py3-none-any.whl", {"keras/__init__.py": ""})
     _write_wheel(wheels / "greedy-1.0-py3-none-any.whl", {"greedy.py": ""}, requires="keras>=99")
     code = f"import runpy; runpy.run_path({str(KERNEL)!r})['find_package']()"
-    settings = {"ECG_KERAS_PACKAGE": "greedy", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": "/dev/null"}
+    settings = {
+        "ECG_KERAS_PACKAGE": "greedy",
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
+        "PIP_CONFIG_FILE": "/dev/null",
+    }
     done = subprocess.run(
-        [bare, "-c", code], cwd=tmp_path, env=environment(tmp_path, **settings), capture_output=True, text=True
+        [bare, "-c", code],
+        cwd=tmp_path,
+        env=environment(tmp_path, **settings),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode and "conflict" in (done.stderr + done.stdout).lower(), done.stderr
-    version = subprocess.run([bare, "-c", "from importlib import metadata; print(metadata.version('keras'))"], capture_output=True)
+    version = subprocess.run(
+        [bare, "-c", "from importlib import metadata; print(metadata.version('keras'))"],
+        capture_output=True,
+    )
     assert version.stdout.decode().strip() == metadata.version("keras")
 
 
@@ -92,7 +122,9 @@ def _write_wheel(path, files, requires=None):
     """A wheel of these files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name, version = path.name.split("-")[:2]
-    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"] + [f"Requires-Dist: {requires}"] * bool(requires)
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"] + [
+        f"Requires-Dist: {requires}"
+    ] * bool(requires)
     info = f"{name}-{version}.dist-info"
     files = files | {
         f"{info}/METADATA": "\n".join(lines) + "\n",

@@ -13,7 +13,9 @@ def predictions(n=600, n_classes=4, skill=1.5, seed=0):
     y = rng.choice(n_classes, n, p=np.r_[np.full(n_classes - 1, 0.95 / (n_classes - 1)), 0.05])
     logits = rng.normal(size=(n, n_classes)) + skill * np.eye(n_classes)[y]
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return y, np.round(p, 3) + (1 - np.round(p, 3).sum(axis=1, keepdims=True)) / n_classes  # with ties
+    return y, np.round(p, 3) + (
+        1 - np.round(p, 3).sum(axis=1, keepdims=True)
+    ) / n_classes  # with ties
 
 
 def multi_label(n=500, n_classes=3, seed=1):
@@ -27,7 +29,9 @@ def test_single_label_figures_agree_with_scikit_learn():
     result, guess = evaluate(y, p, "abcd", n_boot=0), p.argmax(axis=1)
     assert result["accuracy"] == pytest.approx(reference.accuracy_score(y, guess))
     assert result["macro_f1"] == pytest.approx(reference.f1_score(y, guess, average="macro"))
-    assert result["macro_auc"] == pytest.approx(np.mean([reference.roc_auc_score(y == i, p[:, i]) for i in range(4)]))
+    assert result["macro_auc"] == pytest.approx(
+        np.mean([reference.roc_auc_score(y == i, p[:, i]) for i in range(4)])
+    )
     assert result["confusion"] == reference.confusion_matrix(y, guess).tolist()
     precision, recall, f1, support = reference.precision_recall_fscore_support(y, guess)
     for i, name in enumerate("abcd"):
@@ -57,7 +61,9 @@ def test_multi_label_figures_agree_with_scikit_learn():
 def test_calibration_error_of_known_cases():
     y = np.zeros(100, int)
     y[:20] = 1
-    assert evaluate(y, np.tile([0.8, 0.2], (100, 1)), "ab", n_boot=0)["ece"] == pytest.approx(0, abs=1e-9)
+    assert evaluate(y, np.tile([0.8, 0.2], (100, 1)), "ab", n_boot=0)["ece"] == pytest.approx(
+        0, abs=1e-9
+    )
     assert evaluate(y, np.tile([1.0, 0.0], (100, 1)), "ab", n_boot=0)["ece"] == pytest.approx(0.2)
 
 
@@ -66,7 +72,9 @@ def test_an_absent_class_is_null_and_left_out():
     p = np.c_[p * 0.99, np.full(len(p), 0.01)]
     result = evaluate(y, p, "abcde", n_boot=50)
     assert result["per_class"]["e"]["recall"] is None and result["per_class"]["e"]["auc"] is None
-    assert result["macro_f1"] == pytest.approx(evaluate(y, p[:, :4] / 0.99, "abcd", n_boot=0)["macro_f1"])
+    assert result["macro_f1"] == pytest.approx(
+        evaluate(y, p[:, :4] / 0.99, "abcd", n_boot=0)["macro_f1"]
+    )
     assert any("e has no row" in note for note in result["notes"])
     assert result["ci95"]["macro_auc"] is not None
 
@@ -96,8 +104,18 @@ def test_interval_of_auc_agrees_with_resampling_by_hand():
     draws = []
     for _ in range(250):
         rows = rng.integers(0, 300, 300)
-        draws.append(np.mean([reference.roc_auc_score(y[rows] == i, p[rows, i]) for i in range(4) if (y[rows] == i).any()]))
-    np.testing.assert_allclose(evaluate(y, p, "abcd")["ci95"]["macro_auc"], np.percentile(draws, [2.5, 97.5]), atol=0.015)
+        draws.append(
+            np.mean(
+                [
+                    reference.roc_auc_score(y[rows] == i, p[rows, i])
+                    for i in range(4)
+                    if (y[rows] == i).any()
+                ]
+            )
+        )
+    np.testing.assert_allclose(
+        evaluate(y, p, "abcd")["ci95"]["macro_auc"], np.percentile(draws, [2.5, 97.5]), atol=0.015
+    )
 
 
 def test_patients_who_differ_widen_the_interval():
@@ -115,7 +133,11 @@ def test_patients_who_differ_widen_the_interval():
 
 def test_one_patient_gives_no_interval():
     y, p = predictions(n=50)
-    assert evaluate(y, p, "abcd", patients=["x"] * 50)["ci95"] == {"accuracy": None, "macro_f1": None, "macro_auc": None}
+    assert evaluate(y, p, "abcd", patients=["x"] * 50)["ci95"] == {
+        "accuracy": None,
+        "macro_f1": None,
+        "macro_auc": None,
+    }
 
 
 def test_same_seed_same_intervals():
@@ -128,7 +150,9 @@ def test_aami_block_counts_by_hand():
     y = np.array([0, 0, 0, 0, 1, 1, 2, 2, 3, 4])
     guess = np.array([0, 0, 1, 2, 1, 0, 2, 2, 2, 1])
     block = evaluate(y, np.eye(5)[guess], "NSVFQ", records=["1"] * 5 + ["2"] * 5)["aami"]
-    assert block["S"]["sensitivity"] == 0.5 and block["S"]["positive_predictivity"] == pytest.approx(1 / 3)
+    assert block["S"]["sensitivity"] == 0.5 and block["S"][
+        "positive_predictivity"
+    ] == pytest.approx(1 / 3)
     assert block["S"]["positive_predictivity_ec57"] == 0.5  # the Q beat called S is not counted
     assert block["S"]["false_positive_rate"] == pytest.approx(2 / 8)
     assert block["V"]["sensitivity"] == 1 and block["V"]["positive_predictivity"] == 0.5
@@ -137,25 +161,36 @@ def test_aami_block_counts_by_hand():
     assert block["V"]["false_positive_rate_ec57"] == pytest.approx(1 / 7)
     assert block["V"]["f1"] == pytest.approx(2 / 3) and "f1" in block["V"]["ci95"]
     first = block["per_record"][0]
-    assert first["record"] == "1" and first["n"] == 5 and first["accuracy"] == 0.6 and first["V_sensitivity"] is None
+    assert (
+        first["record"] == "1"
+        and first["n"] == 5
+        and first["accuracy"] == 0.6
+        and first["V_sensitivity"] is None
+    )
 
 
 def test_aami_block_only_for_aami_classes():
     y, p = predictions(n_classes=3)
-    assert "aami" in evaluate(y, p, "NSV", n_boot=0) and "aami" not in evaluate(y, p, "NSX", n_boot=0)
+    assert "aami" in evaluate(y, p, "NSV", n_boot=0) and "aami" not in evaluate(
+        y, p, "NSX", n_boot=0
+    )
 
 
 def test_chosen_thresholds_are_the_best_of_a_fine_grid():
     y, p = multi_label()
     chosen = choose_thresholds(y, p)
     for i in range(3):
-        best = max(reference.f1_score(y[:, i], p[:, i] >= t) for t in np.linspace(0.005, 0.995, 100))
+        best = max(
+            reference.f1_score(y[:, i], p[:, i] >= t) for t in np.linspace(0.005, 0.995, 100)
+        )
         assert reference.f1_score(y[:, i], p[:, i] >= chosen[i]) == pytest.approx(best)
     assert choose_thresholds([[0], [0]], [[0.2], [0.7]]) == [0.5]
 
 
 def test_a_threshold_does_not_part_equal_probabilities():
-    assert choose_thresholds([[1], [0], [0], [0], [1]], [[0.5], [0.5], [0.5], [0.4], [0.4]]) == [0.2]
+    assert choose_thresholds([[1], [0], [0], [0], [1]], [[0.5], [0.5], [0.5], [0.4], [0.4]]) == [
+        0.2
+    ]
 
 
 def test_paired_bootstrap_sees_a_difference_that_single_intervals_hide():

@@ -43,7 +43,9 @@ def test_values_and_labels_come_back_as_written(folder):
 
 def test_the_second_load_is_from_the_cache_and_equal(folder, monkeypatch):
     first = load_mitbih_csv(folder)
-    monkeypatch.setattr("ecg_keras.mitbih.read_beats_csv", lambda file: pytest.fail("read the text again"))
+    monkeypatch.setattr(
+        "ecg_keras.mitbih.read_beats_csv", lambda file: pytest.fail("read the text again")
+    )
     for one, other in zip(first, load_mitbih_csv(folder)):
         np.testing.assert_array_equal(one.x, other.x)
 
@@ -118,7 +120,9 @@ def test_standardising_uses_train_rows_only(folder):
 
 
 def test_only_the_train_part_is_balanced(tmp_path):
-    table = np.concatenate([rows(200), np.column_stack([np.random.default_rng(5).random((100, 187)), np.zeros(100)])])
+    table = np.concatenate(
+        [rows(200), np.column_stack([np.random.default_rng(5).random((100, 187)), np.zeros(100)])]
+    )
     write(tmp_path / "mitbih_train.csv", table)
     write(tmp_path / "mitbih_test.csv", rows(30))
     train, val, test = load_mitbih_csv(tmp_path, balance="smote")
@@ -173,22 +177,40 @@ def field(row, column, text):
     ("change", "message"),
     [
         (lambda lines: "", "is empty"),
-        (lambda lines: "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.*git lfs pull"),
+        (
+            lambda lines: "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "Git LFS pointer.*git lfs pull",
+        ),
         (lambda lines: "<!DOCTYPE html><html></html>\n", "HTML page"),
-        (lambda lines: "\n".join(line.rsplit(",", 1)[0] for line in lines) + "\n", "expected 188 columns .* got 187 in row 1"),
-        (lambda lines: ",".join(f"s{i}" for i in range(188)) + "\n" + "\n".join(lines) + "\n", "row 1 is a header line"),
+        (
+            lambda lines: "\n".join(line.rsplit(",", 1)[0] for line in lines) + "\n",
+            "expected 188 columns .* got 187 in row 1",
+        ),
+        (
+            lambda lines: ",".join(f"s{i}" for i in range(188)) + "\n" + "\n".join(lines) + "\n",
+            "row 1 is a header line",
+        ),
         (field(7, 9, "abc"), "row 7, column 9: expected a number, got 'abc'"),
         (field(7, 9, ""), "row 7, column 9: expected a number, got nothing"),
         (field(3, 2, "nan"), "row 3, column 2: is nan"),
         (field(3, 2, "inf"), "row 3, column 2: is inf"),
         (field(3, 2, "1e300"), "row 3, column 2: is 1e300"),
-        (field(5, 188, "7.0"), "row 5, column 188: the label must be a whole number 0 to 4 .* got 7"),
+        (
+            field(5, 188, "7.0"),
+            "row 5, column 188: the label must be a whole number 0 to 4 .* got 7",
+        ),
         (field(5, 188, "1.5"), "row 5, column 188: .* got 1.5"),
         (field(5, 188, "-1.0"), "row 5, column 188: .* got -1"),
         (lambda lines: "\n".join(lines)[:-1000], "last line is cut off after column"),
         (lambda lines: "\n".join(lines)[:-3], "last line is cut off after column 188"),
-        (lambda lines: "\n".join([*lines[:4], lines[4][:500], *lines[5:]]) + "\n", "row 5: expected 188 columns"),
-        (lambda lines: "\n".join([*lines[:4], lines[4] + ",1.0", *lines[5:]]) + "\n", "row 5: expected 188 columns .* got 189"),
+        (
+            lambda lines: "\n".join([*lines[:4], lines[4][:500], *lines[5:]]) + "\n",
+            "row 5: expected 188 columns",
+        ),
+        (
+            lambda lines: "\n".join([*lines[:4], lines[4] + ",1.0", *lines[5:]]) + "\n",
+            "row 5: expected 188 columns .* got 189",
+        ),
         (lambda lines: "\n".join(lines[::5]) + "\n", "all 4 beats are of class N"),
     ],
 )
@@ -209,7 +231,9 @@ def test_a_torn_download_is_told(tmp_path, folder):
 
 def test_a_missing_file_is_named(folder, tmp_path):
     (folder / "mitbih_test.csv").unlink()
-    with pytest.raises(ValueError, match=r"mitbih_test.csv not found \(mitbih_train.csv is there\)"):
+    with pytest.raises(
+        ValueError, match=r"mitbih_test.csv not found \(mitbih_train.csv is there\)"
+    ):
         load_mitbih_csv(folder)
     with pytest.raises(ValueError, match="no such folder"):
         load_mitbih_csv(tmp_path / "nowhere")

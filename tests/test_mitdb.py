@@ -57,24 +57,36 @@ def test_symbols_follow_aami():
 def test_no_patient_is_in_two_parts(written, split):
     parts = load_mitbih_records(written, split=split, features="rr", classes="aami3", seed=1)
     check_parts(*parts)
-    assert sum(len(np.unique(part.patients)) for part in parts) == 9  # demo007 is paced: all its beats are Q
+    assert (
+        sum(len(np.unique(part.patients)) for part in parts) == 9
+    )  # demo007 is paced: all its beats are Q
 
 
 def test_folds_test_every_patient_once(written):
     tested = [
-        np.unique(load_mitbih_records(written, split="kfold", fold=k, n_folds=3, features=None, classes="aami3")[2].patients)
+        np.unique(
+            load_mitbih_records(
+                written, split="kfold", fold=k, n_folds=3, features=None, classes="aami3"
+            )[2].patients
+        )
         for k in range(3)
     ]
     assert sorted(np.concatenate(tested)) == [f"demo{i:03d}" for i in range(10) if i != 7]
 
 
 def test_same_seed_same_split(written):
-    load = lambda seed: load_mitbih_records(written, split="patient", features=None, classes="aami3", seed=seed)  # noqa: E731
+    load = lambda seed: load_mitbih_records(
+        written, split="patient", features=None, classes="aami3", seed=seed
+    )  # noqa: E731
     assert [part.fingerprint() for part in load(0)] == [part.fingerprint() for part in load(0)]
 
 
 def test_explicit_lists_are_taken_as_given(written):
-    split = {"train": ["demo001", "demo003", "demo004", "demo002"], "val": ["demo005"], "test": ["demo006", "demo009"]}
+    split = {
+        "train": ["demo001", "demo003", "demo004", "demo002"],
+        "val": ["demo005"],
+        "test": ["demo006", "demo009"],
+    }
     train, val, test = load_mitbih_records(written, split=split, features=None, classes="aami3")
     assert set(train.records) == set(split["train"]) and set(test.records) == {"demo006", "demo009"}
     assert set(val.records) == {"demo005"}
@@ -103,11 +115,20 @@ def test_no_feature_knows_the_labels(folder):
 
 def test_preparation_survives_json_and_prepares_the_same(written):
     ds = load_beats(
-        written, ["demo002"], lead=("MLII", "other"), window_s=(0.3, 0.5), fs=100, typical=True, classes="aami3", mains_hz=60
+        written,
+        ["demo002"],
+        lead=("MLII", "other"),
+        window_s=(0.3, 0.5),
+        fs=100,
+        typical=True,
+        classes="aami3",
+        mains_hz=60,
     )
     again = load_beats(written, ["demo002"], **json.loads(json.dumps(ds.preparation)))
     np.testing.assert_array_equal(ds.x, again.x)
-    assert again.leads == ("MLII", "other", "MLII typical", "other typical") and again.x.shape[1:] == (80, 4)
+    assert again.leads == ("MLII", "other", "MLII typical", "other typical") and again.x.shape[
+        1:
+    ] == (80, 4)
 
 
 def test_windows_hold_the_r_peak_and_are_scaled_by_the_record(written):
@@ -131,7 +152,10 @@ def test_classes_left_out_are_counted(written):
 
 
 def test_detected_beats_match_the_annotated_ones(written):
-    annotated, detected = (load_beats(written, ["demo001"], beats=beats, features="rr") for beats in ("annotated", "detected"))
+    annotated, detected = (
+        load_beats(written, ["demo001"], beats=beats, features="rr")
+        for beats in ("annotated", "detected")
+    )
     assert 0.85 * len(annotated) <= len(detected) <= len(annotated)
     assert f"{len(annotated) - len(detected)} annotated but not detected" in detected.notes[0]
 
@@ -151,7 +175,9 @@ def test_records_201_and_202_are_one_patient(folder):
     rename(folder, "demo002", "202")
     assert len(set(load_beats(folder, ["201", "202"], features=None).patients)) == 1
     for seed in range(4):
-        parts = load_mitbih_records(folder, split="patient", features=None, classes="aami3", seed=seed)
+        parts = load_mitbih_records(
+            folder, split="patient", features=None, classes="aami3", seed=seed
+        )
         assert sum(bool({"201", "202"} & set(part.records)) for part in parts) == 1
     with pytest.raises(ValueError, match="record 202 is of a patient who is in train and in test"):
         load_mitbih_records(folder, split={"train": ["201", "demo003"], "test": ["202"]})
@@ -172,7 +198,9 @@ def test_train_only_options_leave_validation_and_test_alone(written):
     assert [len(part) for part in plain[1:]] == [len(part) for part in thin[1:]]
     assert max(np.unique(thin[0].records[thin[0].y == 0], return_counts=True)[1]) <= 5
     assert thin[0].balance.method == "class_weight" and thin[2].balance is None
-    with pytest.raises(ValueError, match="train has no beat of class S"):  # all are annotated A here
+    with pytest.raises(
+        ValueError, match="train has no beat of class S"
+    ):  # all are annotated A here
         load(train_without="A")
 
 
@@ -232,7 +260,12 @@ def test_nan_in_a_signal_is_refused(folder):
     wfdb = pytest.importorskip("wfdb")
     record = wfdb.rdrecord(str(folder / "demo001"))
     record.p_signal[100:200, 0] = np.nan
-    options = {"fmt": ["212", "212"], "adc_gain": [200, 200], "baseline": [0, 0], "write_dir": str(folder)}
+    options = {
+        "fmt": ["212", "212"],
+        "adc_gain": [200, 200],
+        "baseline": [0, 0],
+        "write_dir": str(folder),
+    }
     wfdb.wrsamp("demo001", 360, ["mV", "mV"], ["MLII", "V1"], p_signal=record.p_signal, **options)
     with pytest.raises(ValueError, match="record demo001: lead MLII .*NaN samples"):
         load_beats(folder, ["demo001"])
@@ -245,12 +278,24 @@ def test_nan_in_a_signal_is_refused(folder):
         ({"split": "patients"}, "split='patients' is not known"),
         ({"split": {"train": ["demo001"]}}, "split needs the records of 'train' and 'test'"),
         ({"split": {"train": ["demo001"], "tset": ["demo002"]}}, "split has the parts tset"),
-        ({"split": "patient", "records": ["nobody"]}, "record 'nobody' is not in .*it holds demo000, demo001"),
-        ({"split": "patient", "lead": "V5"}, "record demo000: lead 'V5' is absent; it has MLII, V1"),
+        (
+            {"split": "patient", "records": ["nobody"]},
+            "record 'nobody' is not in .*it holds demo000, demo001",
+        ),
+        (
+            {"split": "patient", "lead": "V5"},
+            "record demo000: lead 'V5' is absent; it has MLII, V1",
+        ),
         ({"split": "patient", "classes": "aami2"}, "classes='aami2' is not known"),
         ({"split": "kfold", "fold": 7}, "fold must be 0 to 4, got 7"),
         ({"split": "kfold", "n_folds": 40}, "n_folds must be 2 to 10"),
-        ({"split": {"train": ["demo001"], "val": ["demo002"], "test": ["demo003"]}, "classes": "aami5"}, "no beat of class"),
+        (
+            {
+                "split": {"train": ["demo001"], "val": ["demo002"], "test": ["demo003"]},
+                "classes": "aami5",
+            },
+            "no beat of class",
+        ),
         ({"split": "patient", "on_error": "ignore"}, "on_error='ignore' is not known"),
     ],
 )
@@ -270,9 +315,13 @@ def test_csv_files_name_the_record_of_every_row(written, tmp_path):
     make_mitbih_csv(written, tmp_path)
     train, val, test = load_mitbih_csv(tmp_path, split="patient")
     check_parts(train, val, test)
-    assert set(np.unique(np.concatenate([part.records for part in (train, val, test)]))) == {f"demo{i:03d}" for i in range(10)}
+    assert set(np.unique(np.concatenate([part.records for part in (train, val, test)]))) == {
+        f"demo{i:03d}" for i in range(10)
+    }
     assert train.x.min() >= 0 and train.x.max() <= 1 and train.synthetic
-    table = np.genfromtxt(tmp_path / "mitbih_rows.csv", delimiter=",", names=True, dtype=None, encoding=None)
+    table = np.genfromtxt(
+        tmp_path / "mitbih_rows.csv", delimiter=",", names=True, dtype=None, encoding=None
+    )
     row = table[(table["part"] == "test")][3]
     recording = read_recording(written, row["record"])
     assert row["sample"] in recording.peaks
@@ -287,7 +336,9 @@ def test_csv_rows_are_those_of_the_published_files(tmp_path):
     for path in real_data("mitdb").glob("119.*"):
         shutil.copy(path, source)
     make_mitbih_csv(source, out)
-    made = np.loadtxt(out / "mitbih_test.csv", delimiter=",", max_rows=40, dtype=np.float32)[:, :187]
+    made = np.loadtxt(out / "mitbih_test.csv", delimiter=",", max_rows=40, dtype=np.float32)[
+        :, :187
+    ]
     nearest = [np.abs(rows - row).max(axis=1).min() for row in made]
     assert np.mean(np.array(nearest) < 0.002) > 0.97  # of 1
 
@@ -303,7 +354,9 @@ def test_the_typical_beat_is_a_late_one_where_most_are_early():
             p_waves.append(k == 0)
     time_s = np.arange(int((t + 5) * fs)) / fs
     bump = lambda at, width: np.exp(-0.5 * ((time_s - at) / width) ** 2)  # noqa: E731
-    x = sum(bump(at, 0.012) + 0.2 * p * bump(at - 0.16, 0.02) for at, p in zip(peaks, p_waves))[:, None]
+    x = sum(bump(at, 0.012) + 0.2 * p * bump(at - 0.16, 0.02) for at, p in zip(peaks, p_waves))[
+        :, None
+    ]
     features, names, typical = describe_beats(x, peaks, fs=fs)
     assert typical(0.4, 0.5)[round(0.24 * fs), 0] > 0.15  # the P wave
     like = features[:, names.index("p_like_0")]
@@ -326,7 +379,11 @@ def test_ds1_ds2_where_all_records_are_there(written, tmp_path):
         for ending in ("hea", "dat", "atr"):
             shutil.copy(written / f"demo{number % 7:03d}.{ending}", tmp_path / f"{name}.{ending}")
         header = tmp_path / f"{name}.hea"
-        header.write_text(header.read_text().replace(f"demo{number % 7:03d} ", f"{name} ").replace(f"demo{number % 7:03d}.", f"{name}."))
+        header.write_text(
+            header.read_text()
+            .replace(f"demo{number % 7:03d} ", f"{name} ")
+            .replace(f"demo{number % 7:03d}.", f"{name}.")
+        )
     options = {"classes": "aami3", "features": None}
     train, val, test = load_mitbih_records(tmp_path, **options)
     assert set(test.records) == set(DS2) and set(train.records) | set(val.records) == set(DS1)

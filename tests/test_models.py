@@ -82,7 +82,9 @@ def test_save_load_and_predict_agree(name, beats, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(_call(again, beats), _call(model, beats), atol=1e-6)
-    np.testing.assert_allclose(again.predict(_inputs(again, beats), verbose=0), _call(model, beats), atol=1e-5)
+    np.testing.assert_allclose(
+        again.predict(_inputs(again, beats), verbose=0), _call(model, beats), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -91,7 +93,9 @@ def test_the_file_that_users_get_agrees_with_the_network_it_was_made_of(name, re
     save_served(tmp_path / "model.keras", model, records)
     loaded, card = load_served(tmp_path / "model.keras")
     np.testing.assert_allclose(predict(loaded, records), predict(model, records), atol=1e-5)
-    assert card["metadata_names"] == (["age", "sex"] if "metadata" in [tensor.name for tensor in model.inputs] else None)
+    assert card["metadata_names"] == (
+        ["age", "sex"] if "metadata" in [tensor.name for tensor in model.inputs] else None
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -122,7 +126,9 @@ def test_misspelled_option_is_refused(name, beats):
 
 
 def test_unknown_family_is_refused(beats):
-    with pytest.raises(ValueError, match="name='cnn3d' is not known; choose one of 'cnn1d', 'resnet1d'"):
+    with pytest.raises(
+        ValueError, match="name='cnn3d' is not known; choose one of 'cnn1d', 'resnet1d'"
+    ):
         build_model("cnn3d", like=beats)
 
 
@@ -173,14 +179,24 @@ def test_a_data_set_without_metadata_leaves_that_branch_out(name, beats):
 
 
 def test_the_last_feature_map_of_a_family_is_named(beats):
-    for name in set(MODELS) - {"minirocket", "beat_forest"}:  # which have no map that one could look at
+    for name in set(MODELS) - {
+        "minirocket",
+        "beat_forest",
+    }:  # which have no map that one could look at
         model = build_model(name, like=beats, **SMALL[name])
-        models = [model] + [layer for layer in model.layers if isinstance(layer, keras.Model) and layer.name != "metadata_branch"]
+        models = [model] + [
+            layer
+            for layer in model.layers
+            if isinstance(layer, keras.Model) and layer.name != "metadata_branch"
+        ]
         assert any("features" in [layer.name for layer in part.layers] for part in models), name
 
 
 def test_a_flattened_map_keeps_its_places(beats):
-    pooled, flat = (build_model("resnet1d", like=beats, filters=(4, 8), pooling=how) for how in ("mean", "flatten"))
+    pooled, flat = (
+        build_model("resnet1d", like=beats, filters=(4, 8), pooling=how)
+        for how in ("mean", "flatten")
+    )
     length, channels = pooled.get_layer("features").output.shape[1:]
     assert pooled.get_layer("probabilities").kernel.shape[0] == channels == 8
     assert flat.get_layer("probabilities").kernel.shape[0] == length * channels
@@ -195,37 +211,70 @@ def test_hybrid_starts_from_models_trained_alone(beats):
         for weight in model.weights:
             weight.assign(np.random.default_rng(0).uniform(0.02, 0.06, weight.shape))
     trained = {"time": alone, "spectrogram": images}
-    model = build_model("hybrid", like=beats, branches=tuple(trained), trained=trained, fusion="mean")
+    model = build_model(
+        "hybrid", like=beats, branches=tuple(trained), trained=trained, fusion="mean"
+    )
     log = np.log(_call(alone, beats)), np.log(_call(images, beats))
     mean = np.exp((log[0] + log[1]) / 2)
-    np.testing.assert_allclose(_call(model, beats), mean / mean.sum(axis=1, keepdims=True), atol=1e-4)
+    np.testing.assert_allclose(
+        _call(model, beats), mean / mean.sum(axis=1, keepdims=True), atol=1e-4
+    )
     before = alone.get_weights()
-    model.get_layer("time").set_weights([0 * weight for weight in model.get_layer("time").get_weights()])
-    assert all(np.array_equal(a, b) for a, b in zip(before, alone.get_weights()))  # a copy, not the model itself
+    model.get_layer("time").set_weights(
+        [0 * weight for weight in model.get_layer("time").get_weights()]
+    )
+    assert all(
+        np.array_equal(a, b) for a, b in zip(before, alone.get_weights())
+    )  # a copy, not the model itself
 
 
 def test_branches_count_as_much_in_the_mean_as_their_weights_say(beats):
     networks = {"time": "resnet1d", "spectrum": "fft_transformer"}
-    trained = {view: build_model(name, like=beats, **SMALL[name]) for view, name in networks.items()}
+    trained = {
+        view: build_model(name, like=beats, **SMALL[name]) for view, name in networks.items()
+    }
     logits = [np.log(_call(model, beats)) for model in trained.values()]
-    model = build_model("hybrid", like=beats, branches=tuple(trained), trained=trained, fusion="mean", weights={"time": 3})
+    model = build_model(
+        "hybrid",
+        like=beats,
+        branches=tuple(trained),
+        trained=trained,
+        fusion="mean",
+        weights={"time": 3},
+    )
     mean = np.exp(0.75 * logits[0] + 0.25 * logits[1])
-    np.testing.assert_allclose(_call(model, beats), mean / mean.sum(axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(
+        _call(model, beats), mean / mean.sum(axis=1, keepdims=True), atol=1e-5
+    )
     for weights, fusion in (({"time": 3}, "concatenate"), ({"time": 0}, "mean")):
         with pytest.raises(ValueError, match="weights are positive numbers"):
-            build_model("hybrid", like=beats, branches=tuple(trained), fusion=fusion, weights=weights)
+            build_model(
+                "hybrid", like=beats, branches=tuple(trained), fusion=fusion, weights=weights
+            )
 
 
 def test_hybrid_freezes_trained_branches(beats):
     alone = build_model("resnet1d", like=beats, **SMALL["resnet1d"])
-    model = build_model("hybrid", like=beats, branches=("time", "metadata"), trained={"time": alone}, freeze=True)
+    model = build_model(
+        "hybrid", like=beats, branches=("time", "metadata"), trained={"time": alone}, freeze=True
+    )
     assert not model.get_layer("time").trainable_weights and model.trainable_weights
 
 
 def test_hybrid_refuses_what_does_not_fit(beats, records):
-    with pytest.raises(ValueError, match="branch 'time' needs a model with the one input signal .187, 1., got signal .1000, 12."):
-        build_model("hybrid", like=beats, branches=("time",), trained={"time": build_model("resnet1d", like=records)})
-    two = build_model("resnet1d", like=beats.replace(y=beats.y % 2, classes="NV"), **SMALL["resnet1d"])
+    with pytest.raises(
+        ValueError,
+        match="branch 'time' needs a model with the one input signal .187, 1., got signal .1000, 12.",
+    ):
+        build_model(
+            "hybrid",
+            like=beats,
+            branches=("time",),
+            trained={"time": build_model("resnet1d", like=records)},
+        )
+    two = build_model(
+        "resnet1d", like=beats.replace(y=beats.y % 2, classes="NV"), **SMALL["resnet1d"]
+    )
     with pytest.raises(ValueError, match="a trained model of the same 3 classes, got one of 2"):
         build_model("hybrid", like=beats, branches=("time",), trained={"time": two}, fusion="mean")
     with pytest.raises(ValueError, match="branch='tame' is not known"):
@@ -235,7 +284,9 @@ def test_hybrid_refuses_what_does_not_fit(beats, records):
 
 
 def test_signal_families_refuse_images(beats):
-    with pytest.raises(ValueError, match="resnet1d needs signals of shape .samples, leads.; like holds images"):
+    with pytest.raises(
+        ValueError, match="resnet1d needs signals of shape .samples, leads.; like holds images"
+    ):
         build_model("resnet1d", like=to_spectrograms(beats))
     with pytest.raises(ValueError, match="like holds images of shape .17, 32, 1."):
         build_model("fft_transformer", like=to_spectrograms(beats))
@@ -246,11 +297,21 @@ def test_signal_families_refuse_images(beats):
 def test_a_data_set_that_does_not_fit_is_named(beats, records):
     model = build_model("multimodal", like=beats, **SMALL["multimodal"])
     check_fits(model, beats)
-    with pytest.raises(ValueError, match=r"input 'signal' needs rows of shape \(187, 1\), the data set has \(1000, 12\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"input 'signal' needs rows of shape \(187, 1\), the data set has \(1000, 12\)",
+    ):
         check_fits(model, records)
     with pytest.raises(ValueError, match="input 'metadata', which this data set does not hold"):
         check_fits(model, beats.replace(metadata=None, metadata_names=None))
-    two = ECGDataset(beats.x, beats.y % 2, classes="NV", fs=125, metadata=beats.metadata, metadata_names=beats.metadata_names)
+    two = ECGDataset(
+        beats.x,
+        beats.y % 2,
+        classes="NV",
+        fs=125,
+        metadata=beats.metadata,
+        metadata_names=beats.metadata_names,
+    )
     with pytest.raises(ValueError, match="3 outputs, the data set 2 classes"):
         check_fits(model, two)
 
@@ -258,14 +319,21 @@ def test_a_data_set_that_does_not_fit_is_named(beats, records):
 def test_crops_are_cut_to_length(records):
     model = build_model("resnet1d", like=records, crop_s=2.5, **SMALL["resnet1d"])
     assert model.input_shape == (None, 250, 12)
-    with pytest.raises(ValueError, match="crop_s=20 needs signals of at least that length, got signals of 10 s"):
+    with pytest.raises(
+        ValueError, match="crop_s=20 needs signals of at least that length, got signals of 10 s"
+    ):
         build_model("resnet1d", like=records, crop_s=20)
 
 
 def test_hybrid_takes_a_saved_model(records, tmp_path):
     alone = build_model("resnet1d", like=records, crop_s=2.5, **SMALL["resnet1d"])
     save_served(tmp_path / "model.keras", alone, records)
-    options = {"branches": ("time",), "trained": {"time": str(tmp_path / "model.keras")}, "fusion": "mean", "dropout": 0.0}
+    options = {
+        "branches": ("time",),
+        "trained": {"time": str(tmp_path / "model.keras")},
+        "fusion": "mean",
+        "dropout": 0.0,
+    }
     model = build_model("hybrid", like=records, crop_s=2.5, **options)
     np.testing.assert_allclose(predict(model, records), predict(alone, records), atol=1e-5)
 
@@ -279,29 +347,42 @@ def test_minirocket_counts_positive_values_of_its_kernels():
         kernel = keras.ops.convert_to_numpy(layer.kernels)[i, :, :, 40]  # (9, leads)
         assert sorted(set(kernel[:, kernel.any(axis=0)].ravel())) == [-1, 2]
         padded = np.pad(x, ((0, 0), (4 * dilation, 4 * dilation), (0, 0)))
-        values = sum(padded[:, tap * dilation : tap * dilation + 100] @ kernel[tap] for tap in range(9))
+        values = sum(
+            padded[:, tap * dilation : tap * dilation + 100] @ kernel[tap] for tap in range(9)
+        )
         for j in range(2):
             bias = float(keras.ops.convert_to_numpy(layer.biases)[i, j, 40])
-            np.testing.assert_allclose(shares[:, i, j, 40], (values > bias).mean(axis=1), atol=0.011)  # one sample
+            np.testing.assert_allclose(
+                shares[:, i, j, 40], (values > bias).mean(axis=1), atol=0.011
+            )  # one sample
 
 
 def test_minirocket_tells_sines_apart_without_training():
     train, test = toy_dataset(120, seed=1), toy_dataset(60, seed=2)
-    assert (_call(build_model("minirocket", like=train), test).argmax(axis=1) == test.y).mean() > 0.9
+    assert (
+        _call(build_model("minirocket", like=train), test).argmax(axis=1) == test.y
+    ).mean() > 0.9
 
 
 def test_branches_that_are_kept_join_only_outside_training(beats):
-    model = build_model("hybrid", like=beats, branches=("time", "minirocket"), fusion="mean", dropout=0.0)
+    model = build_model(
+        "hybrid", like=beats, branches=("time", "minirocket"), fusion="mean", dropout=0.0
+    )
     alone = keras.Model(model.input, model.get_layer("time_logits").output)
     kept = keras.Model(model.input, model.get_layer("minirocket_logits").output)
-    assert not model.get_layer("minirocket").trainable_weights and not model.get_layer("minirocket_logits").trainable_weights
+    assert (
+        not model.get_layer("minirocket").trainable_weights
+        and not model.get_layer("minirocket_logits").trainable_weights
+    )
     soft = keras.ops.softmax
     expected = soft((alone(beats.x, training=False) + kept(beats.x, training=False)) / 2)
     np.testing.assert_allclose(_call(model, beats), keras.ops.convert_to_numpy(expected), atol=1e-5)
     before = model.get_layer("time").get_weights()
     inside = keras.ops.convert_to_numpy(model(beats.x, training=True))
     model.get_layer("time").set_weights(before)
-    np.testing.assert_allclose(inside, keras.ops.convert_to_numpy(soft(alone(beats.x, training=True))), atol=1e-5)
+    np.testing.assert_allclose(
+        inside, keras.ops.convert_to_numpy(soft(alone(beats.x, training=True))), atol=1e-5
+    )
 
 
 def test_presets_name_options_that_exist():

@@ -48,7 +48,9 @@ def folder(tmp_path):
     for i in range(30):
         lr, hr = f"records100/00000/{i + 1:05d}_lr", f"records500/00000/{i + 1:05d}_hr"
         age = {0: "300.0", 1: ""}.get(i, f"{40 + i}.0")
-        rows.append(f'{i + 1},{1000 + i}.0,{age},{i % 2},"with a, comma","{_CODES[i % 6]}",{i // 3 + 1},{lr},{hr}')
+        rows.append(
+            f'{i + 1},{1000 + i}.0,{age},{i % 2},"with a, comma","{_CODES[i % 6]}",{i // 3 + 1},{lr},{hr}'
+        )
         _write_record(tmp_path / lr, rng.integers(-2000, 2000, (1000, 12)), 100)
         _write_record(tmp_path / hr, rng.integers(-2000, 2000, (5000, 12)), 500)
     (tmp_path / "ptbxl_database.csv").write_text("\n".join(rows) + "\n")
@@ -65,7 +67,11 @@ def _edit(folder, old, new):
 
 def test_parts_follow_the_folds_and_signals_are_millivolts(folder):
     train, val, test = load_ptbxl(folder)
-    assert (len(train), len(val), len(test)) == (20, 3, 2)  # 24, 3, 3 less those without a superclass
+    assert (len(train), len(val), len(test)) == (
+        20,
+        3,
+        2,
+    )  # 24, 3, 3 less those without a superclass
     assert test.records.tolist() == ["29", "30"] and test.patients.tolist() == ["1028", "1029"]
     record = np.fromfile(folder / "records100/00000/00001_lr.dat", "<i2").reshape(-1, 12)
     np.testing.assert_allclose(train.x[0], record / 1000, rtol=1e-6)
@@ -84,7 +90,8 @@ def test_every_code_counts_whatever_its_likelihood(folder):
     part = load_ptbxl_part(folder, folds="1-2")
     assert part.classes == ("NORM", "MI", "STTC", "CD", "HYP") and part.multi_label
     np.testing.assert_array_equal(
-        part.y, [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]
+        part.y,
+        [[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0]],
     )
     assert any("1 of 6 records left out" in note for note in part.notes)
 
@@ -95,7 +102,10 @@ def test_single_superclass_task_has_class_numbers(folder):
 
 
 def test_other_tasks_take_their_classes_from_the_statements(folder):
-    tasks = {task: load_ptbxl_part(folder, folds="1-2", task=task) for task in ("subclass", "form", "rhythm")}
+    tasks = {
+        task: load_ptbxl_part(folder, folds="1-2", task=task)
+        for task in ("subclass", "form", "rhythm")
+    }
     assert tasks["subclass"].classes == ("AMI", "CLBBB", "IMI", "LVH", "NORM", "STTC")
     assert tasks["subclass"].y[2].tolist() == [1, 0, 1, 0, 0, 0]
     assert tasks["form"].classes == ("NDT", "ABQRS") and len(tasks["form"]) == 2
@@ -122,7 +132,9 @@ def test_leads_are_picked_by_name_and_files_of_another_order_are_sorted(folder):
 def test_other_gains_are_scaled(folder):
     path = folder / "records100/00000/00001_lr"
     _write_record(path, np.tile(np.arange(1000)[:, None], (1, 12)), 100, gain="200.0(100)/mV")
-    np.testing.assert_allclose(load_ptbxl_part(folder, folds=1).x[0, :, 0], (np.arange(1000) - 100) / 200, atol=1e-6)
+    np.testing.assert_allclose(
+        load_ptbxl_part(folder, folds=1).x[0, :, 0], (np.arange(1000) - 100) / 200, atol=1e-6
+    )
 
 
 def test_second_load_comes_from_the_cache_and_notices_a_change(folder, monkeypatch):
@@ -138,11 +150,19 @@ def test_second_load_comes_from_the_cache_and_notices_a_change(folder, monkeypat
 def test_validation_as_a_fraction_keeps_patients_together(folder):
     _edit(folder, ",1001.0,", ",1000.0,")  # two records of one patient
     train, val, test = load_ptbxl(folder, folds="1-9/0.2/10", seed=1)
-    assert len(train) + len(val) == 23 and 0 < len(val) < 10 and not set(train.patients) & set(val.patients)
+    assert (
+        len(train) + len(val) == 23
+        and 0 < len(val) < 10
+        and not set(train.patients) & set(val.patients)
+    )
 
 
 def test_folds_are_read_from_text_and_tuples():
-    assert parse_folds("1-7/8/9") == parse_folds((range(1, 8), 8, [9])) == ((1, 2, 3, 4, 5, 6, 7), (8,), (9,))
+    assert (
+        parse_folds("1-7/8/9")
+        == parse_folds((range(1, 8), 8, [9]))
+        == ((1, 2, 3, 4, 5, 6, 7), (8,), (9,))
+    )
     assert parse_folds("1,3-4/0.1/9") == ((1, 3, 4), 0.1, (9,))
 
 
@@ -181,18 +201,35 @@ def test_patients_in_two_parts_are_refused(folder):
     [
         (lambda f: (f / "ptbxl_database.csv").unlink(), "expected ptbxl_database.csv"),
         (lambda f: (f / "scp_statements.csv").unlink(), "scp_statements.csv is missing"),
-        (lambda f: (f / "records100/00000/00002_lr.dat").unlink(), "1 files .* missing, first .*00002_lr.dat"),
+        (
+            lambda f: (f / "records100/00000/00002_lr.dat").unlink(),
+            "1 files .* missing, first .*00002_lr.dat",
+        ),
         (lambda f: _edit(f, ",records500/00000/00002_hr", ""), "row 3 has no"),
         (lambda f: _edit(f, "strat_fold", "fold"), "columns strat_fold are missing"),
         (lambda f: _edit(f, "{'IMI': 0.0", "{'IMI' 0.0"), "scp_codes of record 2"),
         (lambda f: _edit(f, "\n2,", "\n1,"), "ecg_id 1 is there twice"),
         (lambda f: _cut(f / "ptbxl_database.csv", 40), "cut"),
-        (lambda f: _cut(f / "records100/00000/00003_lr.dat", 24), "00003_lr.dat: expected 24000 bytes, got 23976"),
-        (lambda f: _flip(f / "records100/00000/00003_lr.dat"), "00003_lr.dat: lead I does not match its checksum"),
-        (lambda f: _cut(f / "records100/00000/00003_lr.hea", 60), "00003_lr.hea: not a whole WFDB header"),
-        (lambda f: _write_record(f / "records100/00000/00001_lr", np.ones((999, 12), int), 100), "00001_lr.hea: expected 1000 samples"),
         (
-            lambda f: _write_record(f / "records100/00000/00001_lr", np.ones((1000, 11), int), 100, names=LEADS[1:]),
+            lambda f: _cut(f / "records100/00000/00003_lr.dat", 24),
+            "00003_lr.dat: expected 24000 bytes, got 23976",
+        ),
+        (
+            lambda f: _flip(f / "records100/00000/00003_lr.dat"),
+            "00003_lr.dat: lead I does not match its checksum",
+        ),
+        (
+            lambda f: _cut(f / "records100/00000/00003_lr.hea", 60),
+            "00003_lr.hea: not a whole WFDB header",
+        ),
+        (
+            lambda f: _write_record(f / "records100/00000/00001_lr", np.ones((999, 12), int), 100),
+            "00001_lr.hea: expected 1000 samples",
+        ),
+        (
+            lambda f: _write_record(
+                f / "records100/00000/00001_lr", np.ones((1000, 11), int), 100, names=LEADS[1:]
+            ),
             "00001_lr.hea: leads I are missing",
         ),
     ],
@@ -215,7 +252,9 @@ def _flip(path):
 
 def test_an_unknown_code_is_a_counted_warning(folder):
     _edit(folder, "{'NORM': 100.0,", "{'NORM': 100.0, 'XYZ': 50.0,")
-    with pytest.warns(UserWarning, match=r"'XYZ' is not in scp_statements.csv .* 1 records \(first: 1\)"):
+    with pytest.warns(
+        UserWarning, match=r"'XYZ' is not in scp_statements.csv .* 1 records \(first: 1\)"
+    ):
         assert len(load_ptbxl_part(folder, folds=1)) == 3
 
 
@@ -241,7 +280,10 @@ def test_real_records_follow_the_benchmark_rule():
 
 def test_both_official_rates_tell_the_same_story():
     slow, fast = (
-        load_ptbxl_part(real_data("ptbxl_official_sample"), folds="1-10", sampling_rate=rate, progress=False) for rate in (100, 500)
+        load_ptbxl_part(
+            real_data("ptbxl_official_sample"), folds="1-10", sampling_rate=rate, progress=False
+        )
+        for rate in (100, 500)
     )
     assert slow.x.shape[1:] == (1000, 12) and fast.x.shape[1:] == (5000, 12)
     a, b = slow.x[:, 100:900].ravel(), fast.x[:, 500:4500:5].ravel()

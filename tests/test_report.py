@@ -16,7 +16,16 @@ from ecg_keras.spectrograms import to_spectrograms
 
 pytestmark = pytest.mark.numeric
 
-SECTIONS = ["headline", "notes", "data", "settings", "training", "results", "pictures", "reproducibility"]
+SECTIONS = [
+    "headline",
+    "notes",
+    "data",
+    "settings",
+    "training",
+    "results",
+    "pictures",
+    "reproducibility",
+]
 
 
 def guesses(ds, seed=0, skill=2.0):
@@ -24,11 +33,17 @@ def guesses(ds, seed=0, skill=2.0):
     rng = np.random.default_rng(seed)
     truth = ds.y if ds.multi_label else np.eye(len(ds.classes))[ds.y]
     logits = rng.normal(size=truth.shape) + skill * truth - (1 if ds.multi_label else 0)
-    return 1 / (1 + np.exp(-logits)) if ds.multi_label else np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return (
+        1 / (1 + np.exp(-logits))
+        if ds.multi_label
+        else np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    )
 
 
 def numbers_of(train, val, test, probabilities, **more):
-    measure = lambda ds, p: evaluate(ds.y, p, ds.classes, patients=ds.patients, records=ds.records, n_boot=100)  # noqa: E731
+    measure = lambda ds, p: evaluate(
+        ds.y, p, ds.classes, patients=ds.patients, records=ds.records, n_boot=100
+    )  # noqa: E731
     return {
         "task": "multi-label" if test.multi_label else "single-label",
         "source": test.source,
@@ -51,21 +66,35 @@ def numbers_of(train, val, test, probabilities, **more):
     } | more
 
 
-HISTORY = [{"epoch": i, "loss": 1 / i, "val_loss": 1.1 / i, "val_macro_f1": 0.5 + 0.1 * i} for i in (1, 2, 3)]
+HISTORY = [
+    {"epoch": i, "loss": 1 / i, "val_loss": 1.1 / i, "val_macro_f1": 0.5 + 0.1 * i}
+    for i in (1, 2, 3)
+]
 
 
 def write(folder, parts=None, seed=0, sections=(), **more):
     if parts is None:
         parts = [toy_dataset(n=90, seed=i, patients=True) for i in range(3)]
         parts = [
-            part.replace(patients=[f"{i}-{name}" for name in part.patients], records=part.patients, notes=("Toy <rows>.",))
+            part.replace(
+                patients=[f"{i}-{name}" for name in part.patients],
+                records=part.patients,
+                notes=("Toy <rows>.",),
+            )
             for i, part in enumerate(parts)
         ]
     train, val, test = parts
     probabilities = {"val": guesses(val), "test": guesses(test, seed=seed)}
     numbers = numbers_of(train, val, test, probabilities, **more)
     return write_report(
-        folder, numbers, train=train, val=val, test=test, history=HISTORY, probabilities=probabilities, sections=sections
+        folder,
+        numbers,
+        train=train,
+        val=val,
+        test=test,
+        history=HISTORY,
+        probabilities=probabilities,
+        sections=sections,
     )
 
 
@@ -73,7 +102,10 @@ def write(folder, parts=None, seed=0, sections=(), **more):
 def signals_run(tmp_path_factory):
     """A run on signals of known patients, classes N, S and V, with an explanation."""
     picture = png(plot_signal(np.sin(np.arange(50)), fs=10))
-    return write(tmp_path_factory.mktemp("run") / "signals", sections=[("Explanations", "<p>Why.</p>", {"what_decided": picture})])
+    return write(
+        tmp_path_factory.mktemp("run") / "signals",
+        sections=[("Explanations", "<p>Why.</p>", {"what_decided": picture})],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +116,31 @@ def images_run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def multi_label_run(tmp_path_factory):
-    parts = [toy_dataset(n=90, seed=i, leads=12, fs=100.0, samples=300, multi_label=True) for i in range(3)]
+    parts = [
+        toy_dataset(n=90, seed=i, leads=12, fs=100.0, samples=300, multi_label=True)
+        for i in range(3)
+    ]
     parts = [part.replace(source="a registry", classes=("A/B", "<C>", "D")) for part in parts]
     return write(tmp_path_factory.mktemp("run") / "multi", parts)
 
 
 def test_the_folder_holds_every_file_and_nothing_half_written(signals_run):
     names = {path.name for path in signals_run.out_dir.iterdir()}
-    pictures = {"class_distribution", "labelled", "confusion", "roc", "precision_recall", "calibration", "curve_loss"}
-    pictures |= {"curve_macro_f1", "what_decided"} | {f"{kind}_{name}" for kind in ("signal", "image") for name in "NSV"}
-    assert names == {"report.json", "report.html", "history.csv", "predictions.csv"} | {f"{name}.png" for name in pictures}
+    pictures = {
+        "class_distribution",
+        "labelled",
+        "confusion",
+        "roc",
+        "precision_recall",
+        "calibration",
+        "curve_loss",
+    }
+    pictures |= {"curve_macro_f1", "what_decided"} | {
+        f"{kind}_{name}" for kind in ("signal", "image") for name in "NSV"
+    }
+    assert names == {"report.json", "report.html", "history.csv", "predictions.csv"} | {
+        f"{name}.png" for name in pictures
+    }
 
 
 def test_json_holds_what_was_given_and_the_inspection(signals_run):
@@ -107,8 +154,12 @@ def test_predictions_give_back_the_accuracy(signals_run, multi_label_run):
         with open(run.out_dir / "predictions.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 90
-        assert np.mean([row["true"] == row["predicted"] for row in rows]) == pytest.approx(run["test"]["accuracy"])
-        probabilities = np.array([[float(row[f"p_{name}"]) for name in run["classes"]] for row in rows])
+        assert np.mean([row["true"] == row["predicted"] for row in rows]) == pytest.approx(
+            run["test"]["accuracy"]
+        )
+        probabilities = np.array(
+            [[float(row[f"p_{name}"]) for name in run["classes"]] for row in rows]
+        )
         assert np.isfinite(probabilities).all()
     assert "patient" not in rows[0]
 
@@ -163,15 +214,22 @@ def test_chromium_shows_all_sections_and_images_without_an_error(run, width, req
 
 def test_a_visitor_reads_the_majority_beside_the_accuracy(signals_run):
     text = open_page(signals_run.page)["text"]
-    accuracy, majority = (f"{100 * signals_run['test'][name]:.1f} %" for name in ("accuracy", "majority_accuracy"))
-    assert re.search(rf"{accuracy}\s+test accuracy.*?{majority}\s+always the largest class", text, re.DOTALL)
+    accuracy, majority = (
+        f"{100 * signals_run['test'][name]:.1f} %" for name in ("accuracy", "majority_accuracy")
+    )
+    assert re.search(
+        rf"{accuracy}\s+test accuracy.*?{majority}\s+always the largest class", text, re.DOTALL
+    )
     assert "Toy <rows>." in text and "ecg-keras train <toy> & more" in text
     assert "AAMI report" in text and "Each recording" in text and "Explanations" in text
     assert re.search(r"majority share\s+0\.4162\s", text)
 
 
 def test_synthetic_data_are_announced_and_measured_ones_are_not(signals_run, multi_label_run):
-    assert "Synthetic data" in signals_run.page.read_text() and "Synthetic data" not in multi_label_run.page.read_text()
+    assert (
+        "Synthetic data" in signals_run.page.read_text()
+        and "Synthetic data" not in multi_label_run.page.read_text()
+    )
     assert "SYNTHETIC" in signals_run.summary() and "SYNTHETIC" not in multi_label_run.summary()
     assert "Synthetic data" in signals_run._repr_html_()
 
@@ -205,7 +263,10 @@ def test_a_model_no_better_than_the_largest_class_is_told_apart(tmp_path):
     test = toy_dataset(n=60)
     p = np.tile([0.4, 0.3, 0.3], (60, 1))
     numbers = numbers_of(test, test, test, {"val": p, "test": p})
-    assert "not above that of always" in write_report(tmp_path, numbers, test=test, probabilities={"test": p}).page.read_text()
+    assert (
+        "not above that of always"
+        in write_report(tmp_path, numbers, test=test, probabilities={"test": p}).page.read_text()
+    )
 
 
 def test_predictions_of_other_rows_are_refused(tmp_path):
@@ -218,8 +279,20 @@ def test_predictions_of_other_rows_are_refused(tmp_path):
 def test_results_are_means_over_runs_and_rows_are_replaced(tmp_path):
     runs = []
     for i, accuracy in enumerate((0.9, 0.8)):
-        numbers = {"model": "m", "n_parameters": 10, "device": "cpu", "source": "toy", "seconds": {"fit": 2.0}}
-        numbers["test"] = {"accuracy": accuracy, "majority_accuracy": 0.7, "macro_f1": 0.5, "macro_auc": None, "n": 10}
+        numbers = {
+            "model": "m",
+            "n_parameters": 10,
+            "device": "cpu",
+            "source": "toy",
+            "seconds": {"fit": 2.0},
+        }
+        numbers["test"] = {
+            "accuracy": accuracy,
+            "majority_accuracy": 0.7,
+            "macro_f1": 0.5,
+            "macro_auc": None,
+            "n": 10,
+        }
         numbers["test"]["ci95"] = {"accuracy": [accuracy - 0.1, accuracy + 0.05]}
         (tmp_path / str(i)).mkdir()
         (tmp_path / str(i) / "report.json").write_text(json.dumps(numbers))
@@ -228,13 +301,21 @@ def test_results_are_means_over_runs_and_rows_are_replaced(tmp_path):
     record_result(file, runs[:1], protocol="A", command="run it")
     record_result(file, runs[:1], protocol="B", command="run it")
     row = record_result(file, runs, protocol="A", command="run it", commit="abc")
-    assert row["accuracy"] == "0.85" and float(row["accuracy_sd"]) == pytest.approx(np.std([0.9, 0.8], ddof=1), rel=1e-2)
+    assert row["accuracy"] == "0.85" and float(row["accuracy_sd"]) == pytest.approx(
+        np.std([0.9, 0.8], ddof=1), rel=1e-2
+    )
     assert (row["accuracy_low"], row["accuracy_high"], row["macro_f1_low"]) == ("0.75", "0.9", "")
     record_result(file, runs[:1], protocol="A", command="run it", model="n")
     table = results_table(file).splitlines()
-    assert len(table) == 5 and table[2] == "| A | `m` | 85.00 ± 7.07 % | 70.0 % | 0.500 ± 0.000 | - | 10 | 2 s | 2 seeds |"
+    assert (
+        len(table) == 5
+        and table[2]
+        == "| A | `m` | 85.00 ± 7.07 % | 70.0 % | 0.500 ± 0.000 | - | 10 | 2 s | 2 seeds |"
+    )
     assert [line.split(" | ")[:2] for line in table[3:]] == [["| ", "`n`"], ["| B", "`m`"]]
-    assert table[4].startswith("| B | `m` | 90.00 (80.00 to 95.00) % |") and table[4].endswith("| 1 seed |")
+    assert table[4].startswith("| B | `m` | 90.00 (80.00 to 95.00) % |") and table[4].endswith(
+        "| 1 seed |"
+    )
     with pytest.raises(ValueError, match="no report.json"):
         record_result(file, [tmp_path / "none"], protocol="A", command="")
     with pytest.raises(ValueError, match="absent"):
@@ -246,9 +327,16 @@ def test_the_readme_shows_the_stored_results(name, least_runs):
     root = pathlib.Path(__file__).parents[1]
     readme = (root / "README.md").read_text(encoding="utf-8")
     found = re.search(rf"<!-- {name} -->\n+(.*?)\n+<!-- /{name} -->", readme, re.DOTALL)
-    assert found.group(1).strip() == results_table(root / "outputs" / "results.csv", least_runs=least_runs).strip()
+    assert (
+        found.group(1).strip()
+        == results_table(root / "outputs" / "results.csv", least_runs=least_runs).strip()
+    )
 
 
 def test_report_is_a_dict_that_knows_its_folder():
     report = Report({"model": "m"}, "somewhere")
-    assert report["model"] == "m" and report.page == pathlib.Path("somewhere/report.html") and "somewhere" in repr(report)
+    assert (
+        report["model"] == "m"
+        and report.page == pathlib.Path("somewhere/report.html")
+        and "somewhere" in repr(report)
+    )

@@ -46,7 +46,9 @@ def test_without_filters_only_the_metadata_decide(like):
 def test_an_absurd_feature_moves_the_answer_no_further_than_the_limit(like):
     model = rhythm(like, **SMALL, limit=3.0)
     far, further = (like.replace(metadata=like.metadata + shift) for shift in (1e4, 1e8))
-    one, two = (model.predict(ds.inputs(["signal", "metadata"]), verbose=0) for ds in (far, further))
+    one, two = (
+        model.predict(ds.inputs(["signal", "metadata"]), verbose=0) for ds in (far, further)
+    )
     np.testing.assert_allclose(one, two, atol=1e-5)
 
 
@@ -55,7 +57,9 @@ def test_members_differ_and_are_averaged(like):
     members = [keras.Model(model.inputs, model.get_layer(f"member_{i}").output) for i in range(2)]
     one, two = (np.asarray(m([like.x, like.metadata])) for m in members)
     assert not np.allclose(one, two)
-    np.testing.assert_allclose(np.asarray(model([like.x, like.metadata])), (one + two) / 2, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(model([like.x, like.metadata])), (one + two) / 2, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("family", [rhythm, signal_to_image])
@@ -79,13 +83,19 @@ def test_a_saved_model_answers_the_same(like, family, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     inputs = ds.inputs([tensor.name for tensor in model.inputs])
     inputs = inputs if len(inputs) > 1 else ds.x
-    np.testing.assert_allclose(model.predict(inputs, verbose=0), loaded.predict(inputs, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(
+        model.predict(inputs, verbose=0), loaded.predict(inputs, verbose=0), atol=1e-6
+    )
 
 
 def test_signal_to_image_is_the_published_recipe():
     model = signal_to_image(toy_dataset(n=6))
     assert model.get_layer("spectrogram").output.shape == (None, 128, 128, 3)
-    kinds = [type(layer).__name__ for layer in model.layers if not layer.name.startswith(("spectrogram", "features", "signal"))]
+    kinds = [
+        type(layer).__name__
+        for layer in model.layers
+        if not layer.name.startswith(("spectrogram", "features", "signal"))
+    ]
     stage = ["Conv2D", "BatchNormalization", "MaxPooling2D"]
     assert kinds == [*stage * 3, "Flatten", "Dense", "Dropout", "Dense"]
 
@@ -93,7 +103,10 @@ def test_signal_to_image_is_the_published_recipe():
 def test_an_image_does_not_depend_on_its_batch():
     ds = toy_dataset(n=6)
     image = keras.Model(*_ends(signal_to_image(ds), "spectrogram"))
-    alone, among = np.asarray(image(ds.x[:1])), np.asarray(image(ds.x * np.array([1] + [1e3] * 5)[:, None, None]))
+    alone, among = (
+        np.asarray(image(ds.x[:1])),
+        np.asarray(image(ds.x * np.array([1] + [1e3] * 5)[:, None, None])),
+    )
     np.testing.assert_allclose(alone[0], among[0], atol=1e-5)
 
 

@@ -25,25 +25,38 @@ pytest.importorskip("keras_tuner")
 from ecg_keras.oracles import make_oracle  # noqa: E402
 from ecg_keras.supervisor import Supervisor  # noqa: E402
 
-SMALL = {"model": "cnn1d", "filters": (4,), "dense_units": (), "batch_size": 32, "schedule": "cosine", "balance": None}
+SMALL = {
+    "model": "cnn1d",
+    "filters": (4,),
+    "dense_units": (),
+    "batch_size": 32,
+    "schedule": "cosine",
+    "balance": None,
+}
 
 
 # The oracle alone: trials without training
 
 
-def an_oracle(folder, strategy="random", *, epochs=9, max_trials=None, fits=None, lease_s=60.0, endless=False):
+def an_oracle(
+    folder, strategy="random", *, epochs=9, max_trials=None, fits=None, lease_s=60.0, endless=False
+):
     """An oracle over a small space, bound to a folder."""
     space = declare("cnn1d", toy_dataset(), filters=(4, 8))
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     oracle = make_oracle(strategy, space, "val_macro_f1", epochs=epochs, seed=0, endless=endless)
-    return oracle.attach(space, folder, epochs=epochs, max_trials=max_trials, lease_s=lease_s, fits=fits)
+    return oracle.attach(
+        space, folder, epochs=epochs, max_trials=max_trials, lease_s=lease_s, fits=fits
+    )
 
 
 def write_result(folder, trial, *, status="completed", reason=None):
     """The result a worker would write: a value that follows from the options."""
     values = trial.hyperparameters.values
     epochs = values.get("tuner/epochs", 9)
-    value = round(-abs(np.log10(values["learning_rate"]) + 2.7) + 0.01 * epochs - values["dropout"] / 10, 9)
+    value = round(
+        -abs(np.log10(values["learning_rate"]) + 2.7) + 0.01 * epochs - values["dropout"] / 10, 9
+    )
     result = {"trial": trial.trial_id, "values": values, "status": status, "reason": reason, "best_epoch": epochs,
               "value": value if status == "completed" else None, "epochs_run": epochs, "epoch_seconds": 1.0,
               "fit_seconds": float(epochs), "seconds": epochs + 1.0, "batch_size": 128, "notes": [], "rss_mb": 1.0}  # fmt: skip
@@ -66,7 +79,9 @@ def run_out(make, folder, *, most=60, disturb=lambda oracle: oracle):
         if trial.trial_id not in oracle.end_order:
             oracle.end_trial(trial)
         assert oracle.error is None
-    return {trial_id: oracle.trials[trial_id].hyperparameters.values for trial_id in oracle.end_order}
+    return {
+        trial_id: oracle.trials[trial_id].hyperparameters.values for trial_id in oracle.end_order
+    }
 
 
 @pytest.mark.parametrize("strategy", ["random", "bayesian", "hyperband"])
@@ -88,14 +103,22 @@ def test_an_oracle_killed_at_random_moments_finishes_the_same_trials(tmp_path, s
 
 def test_hyperband_promotes_the_best_third_and_ends(tmp_path):
     finished = run_out(lambda folder: an_oracle(folder, "hyperband"), tmp_path, most=100)
-    stages = [(values["tuner/initial_epoch"], values["tuner/epochs"]) for values in finished.values()]
+    stages = [
+        (values["tuner/initial_epoch"], values["tuner/epochs"]) for values in finished.values()
+    ]
     assert stages.count((0, 1)) == 9 and stages.count((1, 3)) == 3 and stages.count((3, 9)) >= 1
-    assert all(finished[v["tuner/trial_id"]]["learning_rate"] == v["learning_rate"] for v in finished.values() if v["tuner/initial_epoch"])
+    assert all(
+        finished[v["tuner/trial_id"]]["learning_rate"] == v["learning_rate"]
+        for v in finished.values()
+        if v["tuner/initial_epoch"]
+    )
 
 
 def test_hyperband_draws_every_second_trial_near_one_of_the_best(tmp_path):
     oracle = an_oracle(tmp_path, "hyperband", max_trials=100, endless=True)
-    own = lambda values: {name: value for name, value in values.items() if not name.startswith("tuner/")}  # noqa: E731
+    own = lambda values: {
+        name: value for name, value in values.items() if not name.startswith("tuner/")
+    }  # noqa: E731
     near, far, shifts = 0, 0, []
     for _ in range(100):
         best = []
@@ -112,7 +135,9 @@ def test_hyperband_draws_every_second_trial_near_one_of_the_best(tmp_path):
         write_result(tmp_path, trial)
         oracle.end_trial(trial)
     assert near + far > 40 and 0.3 < near / (near + far) < 0.7
-    assert np.median(shifts) < np.log(0.01 / 0.0003) / 4  # a random draw is a third of the range away on average
+    assert (
+        np.median(shifts) < np.log(0.01 / 0.0003) / 4
+    )  # a random draw is a third of the range away on average
 
 
 @pytest.mark.parametrize("torn", [["oracle.json"], ["oracle.json", "oracle.previous.json"]])
@@ -126,7 +151,10 @@ def test_a_torn_state_loses_no_finished_trial(tmp_path, torn):
         text = (folder / name).read_text()
         (folder / name).write_text(text[: len(text) // 2])
     assert run_out(make, folder) == whole
-    assert half.items() <= whole.items() and {file: file.stat().st_mtime_ns for file in stamps} == stamps
+    assert (
+        half.items() <= whole.items()
+        and {file: file.stat().st_mtime_ns for file in stamps} == stamps
+    )
 
 
 def test_a_silent_worker_loses_its_trial_to_another(tmp_path):
@@ -140,7 +168,9 @@ def test_a_silent_worker_loses_its_trial_to_another(tmp_path):
     with pytest.raises(KeyError, match="not running here"):
         oracle.update_trial(first.trial_id, {"epoch": 2})
     late = []
-    oracle.fits = lambda *args: late.extend(oracle.silent()) or True  # asked while the trial is handed over
+    oracle.fits = lambda *args: (
+        late.extend(oracle.silent()) or True
+    )  # asked while the trial is handed over
     assert oracle.create_trial("other-0").trial_id == first.trial_id
     assert late == []
 
@@ -154,7 +184,10 @@ def test_trials_with_conditions_are_sent_without_a_printed_word(tmp_path, capsys
         trial = oracle.create_trial("own-0")
         told = trial.from_proto(trial.to_proto())
         assert (told.trial_id, told.status) == (trial.trial_id, "RUNNING")
-        assert told.hyperparameters.values["n_blocks"] == oracle.trials[trial.trial_id].hyperparameters.values["n_blocks"]
+        assert (
+            told.hyperparameters.values["n_blocks"]
+            == oracle.trials[trial.trial_id].hyperparameters.values["n_blocks"]
+        )
         oracle.update_trial(trial.trial_id, {"epoch": 1}).to_proto()
         write_result(tmp_path, trial)
         oracle.end_trial(trial)
@@ -177,23 +210,42 @@ def test_the_last_trial_of_a_dead_worker_waits_for_another(tmp_path):
 
 def test_a_trial_that_does_not_fit_the_time_is_not_started(tmp_path):
     allowed = []
-    oracle = an_oracle(tmp_path, fits=lambda values, start, until: len(allowed) < 2 and not allowed.append(until))
+    oracle = an_oracle(
+        tmp_path, fits=lambda values, start, until: len(allowed) < 2 and not allowed.append(until)
+    )
     for _ in range(2):
         trial = oracle.create_trial("own-0")
         write_result(tmp_path, trial)
         oracle.end_trial(trial)
     assert oracle.create_trial("own-0").status == "STOPPED" and oracle.closed == "time"
     assert len(oracle.trials) == 2
-    assert len(run_out(lambda folder: an_oracle(folder, max_trials=4), tmp_path)) == 4  # a later call goes on
+    assert (
+        len(run_out(lambda folder: an_oracle(folder, max_trials=4), tmp_path)) == 4
+    )  # a later call goes on
 
 
 def supervised(folder, **options):
     """A supervisor over a finished search of three trials of 9 epochs, 1 s each."""
     run_out(lambda folder: an_oracle(folder, max_trials=3), folder)
     space = declare("cnn1d", toy_dataset(), filters=(4, 8))
-    job = {"model": "cnn1d", "epochs": 9, "seed": 0, "renew_after": 8, "lease_s": 60.0, "backend": "tensorflow"}
-    common = {"strategy": "random", "objective": "val_macro_f1", "max_trials": None, "rows": 1.0, "progress": False}
-    return Supervisor(folder, space, job, **common | {"start": time.monotonic(), "hours": None} | options)
+    job = {
+        "model": "cnn1d",
+        "epochs": 9,
+        "seed": 0,
+        "renew_after": 8,
+        "lease_s": 60.0,
+        "backend": "tensorflow",
+    }
+    common = {
+        "strategy": "random",
+        "objective": "val_macro_f1",
+        "max_trials": None,
+        "rows": 1.0,
+        "progress": False,
+    }
+    return Supervisor(
+        folder, space, job, **common | {"start": time.monotonic(), "hours": None} | options
+    )
 
 
 def test_time_for_the_winner_and_five_minutes_are_kept(tmp_path):
@@ -203,7 +255,9 @@ def test_time_for_the_winner_and_five_minutes_are_kept(tmp_path):
     assert run._fits({}, 0, 9)
     run.start -= run.stop_at_s() - 9  # a trial takes 10 s by what the others took
     assert not run._fits({}, 0, 9) and run._fits({}, 3, 9)
-    assert supervised(tmp_path / "more", hours=1.0, rows=10.0).stop_at_s() == pytest.approx(3600 - 300 - 112.5 - 30)
+    assert supervised(tmp_path / "more", hours=1.0, rows=10.0).stop_at_s() == pytest.approx(
+        3600 - 300 - 112.5 - 30
+    )
 
 
 def test_a_trial_in_which_workers_keep_dying_fails_with_a_reason(tmp_path):
@@ -217,7 +271,10 @@ def test_a_trial_in_which_workers_keep_dying_fails_with_a_reason(tmp_path):
 
 
 def test_the_same_failure_three_times_is_raised_and_different_ones_are_not(tmp_path):
-    for reasons, raised in ((["ValueError: 1 is bad"] * 3, True), (["ValueError: a", "KeyError: b", "ValueError: a"], False)):
+    for reasons, raised in (
+        (["ValueError: 1 is bad"] * 3, True),
+        (["ValueError: a", "KeyError: b", "ValueError: a"], False),
+    ):
         folder = tmp_path / str(raised)
         oracle = an_oracle(folder)
         for reason in reasons:
@@ -226,7 +283,10 @@ def test_the_same_failure_three_times_is_raised_and_different_ones_are_not(tmp_p
             oracle.end_trial(trial)
         run = supervised(folder)
         if raised:
-            with pytest.raises(RuntimeError, match="first 3 trials failed for the same reason: ValueError: 1 is bad"):
+            with pytest.raises(
+                RuntimeError,
+                match="first 3 trials failed for the same reason: ValueError: 1 is bad",
+            ):
                 run._check_failures()
         else:
             run._check_failures()
@@ -238,7 +298,11 @@ def test_the_same_failure_three_times_is_raised_and_different_ones_are_not(tmp_p
 def a_trial(folder, epochs=3, **fit_options):
     """A trial's folder with its trial.json, and the job."""
     fit_options = {"batch_size": 16} | fit_options
-    content = {"values": {}, "model_options": {"filters": [4], "dense_units": []}, "fit_options": fit_options}
+    content = {
+        "values": {},
+        "model_options": {"filters": [4], "dense_units": []},
+        "fit_options": fit_options,
+    }
     write_json(folder / "trial.json", content | {"start": 0, "until": epochs, "past": None})
     return {"model": "cnn1d", "epochs": epochs, "seed": 0}
 
@@ -282,7 +346,9 @@ def test_a_trial_goes_on_after_the_last_finished_epoch(tmp_path):
 def test_a_failed_trial_is_a_result_with_its_reason(tmp_path):
     job = a_trial(tmp_path / "0000", learning_rate=-1.0)
     result = trials.run_trial(tmp_path / "0000", job, toy_dataset(30), toy_dataset(30, seed=1))
-    assert result["status"] == "failed" and result["reason"].startswith("ValueError: learning_rate must be above 0")
+    assert result["status"] == "failed" and result["reason"].startswith(
+        "ValueError: learning_rate must be above 0"
+    )
     assert json.loads((tmp_path / "0000" / "result.json").read_text())["reason"] == result["reason"]
 
 
@@ -291,14 +357,21 @@ def test_the_page_names_the_default_that_was_trained_longest():
     default, other = space.defaults(), space.defaults() | {"dropout": 0.55}
     row = lambda value, epochs: {"status": "completed", "value": value, "epochs_run": epochs}  # noqa: E731
     failed = {"status": "failed", "value": None}
-    tried = [(row(0.9, 9), other), (row(0.5, 1), default), (row(0.4, 3), default), (failed, default)]
+    tried = [
+        (row(0.9, 9), other),
+        (row(0.5, 1), default),
+        (row(0.4, 3), default),
+        (failed, default),
+    ]
     assert default_result(tried, space)["value"] == 0.4
     assert default_result(tried[:1], space) is None
 
 
 def test_data_sets_come_back_from_their_file_as_they_were(tmp_path):
     full = toy_dataset(30, leads=2, patients=True)
-    full = full.replace(scaler=Scaler(np.zeros(2, np.float32), np.ones(2, np.float32)), notes=("a note",))
+    full = full.replace(
+        scaler=Scaler(np.zeros(2, np.float32), np.ones(2, np.float32)), notes=("a note",)
+    )
     full = full.replace(balance=Balance("sampler", full.class_counts(), {"N": 5}))
     images = to_spectrograms(toy_dataset(20, multi_label=True))
     trials.write_parts(tmp_path / "data.parts", full, images)
@@ -306,7 +379,18 @@ def test_data_sets_come_back_from_their_file_as_they_were(tmp_path):
         for name in ("x", "y", "metadata", "patients"):
             if getattr(before, name) is not None:
                 np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
-        for name in ("classes", "fs", "leads", "unit", "grid", "balance", "notes", "n_samples", "metadata_names", "source"):
+        for name in (
+            "classes",
+            "fs",
+            "leads",
+            "unit",
+            "grid",
+            "balance",
+            "notes",
+            "n_samples",
+            "metadata_names",
+            "source",
+        ):
             assert getattr(before, name) == getattr(after, name), name
         assert (before.scaler is None) == (after.scaler is None)
     (tmp_path / "data.parts").write_bytes((tmp_path / "data.parts").read_bytes()[:-9])
@@ -336,7 +420,9 @@ def test_a_search_from_start_to_page_and_on(tmp_path, capsys):
     assert best.ended == "max_trials" and best.fit_options["epochs"] == 1
     assert "trial 0001" in capsys.readouterr().out
     before = results(out)
-    best = search(train, val, out_dir=out, max_trials=3, test=test, **common)  # the same search goes on, and reports
+    best = search(
+        train, val, out_dir=out, max_trials=3, test=test, **common
+    )  # the same search goes on, and reports
     assert before.items() <= results(out).items() and len(best.leaderboard) == 3
     assert best.report["test"]["n"] == len(test) and (out / "winner" / "model.keras").exists()
     scope = {"build_model": build_model, "train": train}
@@ -366,16 +452,26 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     start = lambda: subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)  # noqa: E731
     process, seen = start(), {}
     for what in ("worker", "search", "both"):
-        known = {**{file: file.stat().st_mtime_ns for file in tmp_path.glob("search/trials/*/checkpoint/state.json")}}
+        known = {
+            **{
+                file: file.stat().st_mtime_ns
+                for file in tmp_path.glob("search/trials/*/checkpoint/state.json")
+            }
+        }
         ended = len(results(tmp_path / "search"))
         while process.poll() is None:  # until an epoch or a trial more is finished
-            now = {file: file.stat().st_mtime_ns for file in tmp_path.glob("search/trials/*/checkpoint/state.json")}
+            now = {
+                file: file.stat().st_mtime_ns
+                for file in tmp_path.glob("search/trials/*/checkpoint/state.json")
+            }
             if set(now.items()) - set(known.items()) or len(results(tmp_path / "search")) > ended:
                 break
             time.sleep(0.05)
         seen = results(tmp_path / "search")
         workers = workers_of(process)
-        for pid in {"worker": workers, "search": [process.pid], "both": [process.pid, *workers]}[what]:
+        for pid in {"worker": workers, "search": [process.pid], "both": [process.pid, *workers]}[
+            what
+        ]:
             os.kill(pid, signal.SIGKILL)
         if what != "worker":
             process.wait()
@@ -398,11 +494,20 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
     port = str(20000 + os.getpid() % 20000)
     machines = {}
     for name in ("chief", "one", "two", "three"):
-        address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port, "KERASTUNER_TUNER_ID": name}
+        address = {
+            "KERASTUNER_ORACLE_IP": "127.0.0.1",
+            "KERASTUNER_ORACLE_PORT": port,
+            "KERASTUNER_TUNER_ID": name,
+        }
         machines[name] = subprocess.Popen(
-            [sys.executable, program], env={**os.environ, **address}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, program],
+            env={**os.environ, **address},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-    running = lambda: (json.loads((tmp_path / "search" / "oracle.json").read_text())["oracle"]["ongoing_trials"])  # noqa: E731
+    running = lambda: json.loads((tmp_path / "search" / "oracle.json").read_text())["oracle"][
+        "ongoing_trials"
+    ]  # noqa: E731
     taken = None
     while taken is None and all(machine.poll() is None for machine in machines.values()):
         time.sleep(0.1)
@@ -410,15 +515,23 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
             trial = running().get("one-0")
         except (OSError, ValueError):
             continue
-        if trial and (tmp_path / "search" / "trials" / trial / "checkpoint" / "state.json").exists():
+        if (
+            trial
+            and (tmp_path / "search" / "trials" / trial / "checkpoint" / "state.json").exists()
+        ):
             taken = trial
             for pid in [machines["one"].pid, *workers_of(machines["one"])]:
                 os.kill(pid, signal.SIGKILL)
     machines.pop("one").communicate()
     for name, machine in machines.items():
         out, errors = machine.communicate(timeout=300)
-        assert machine.returncode == 0 and "max_trials" in out.decode(), f"{name}: {errors.decode()[-2000:]}"
-    found = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("search/trials/*/result.json"))]
+        assert machine.returncode == 0 and "max_trials" in out.decode(), (
+            f"{name}: {errors.decode()[-2000:]}"
+        )
+    found = [
+        json.loads(file.read_text())
+        for file in sorted(tmp_path.glob("search/trials/*/result.json"))
+    ]
     assert [result["trial"] for result in found] == ["0000", "0001", "0002", "0003"]
     assert all(result["status"] == "completed" for result in found)
     assert next(result["taken_up_after"] for result in found if result["trial"] == taken) >= 1
@@ -426,12 +539,26 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
 
 def test_a_failure_of_every_trial_stops_the_search(tmp_path):
     with pytest.raises(RuntimeError, match="first 3 trials failed for the same reason: ValueError"):
-        search(toy_dataset(30), toy_dataset(30, seed=1), out_dir=tmp_path, max_trials=9, strategy="random", **SMALL | {"kernel_size": -1})
+        search(
+            toy_dataset(30),
+            toy_dataset(30, seed=1),
+            out_dir=tmp_path,
+            max_trials=9,
+            strategy="random",
+            **SMALL | {"kernel_size": -1},
+        )
     assert len(results(tmp_path)) == 3
 
 
 def test_a_short_budget_ends_the_search_with_a_model_and_a_page(tmp_path):
-    best = search(toy_dataset(60), toy_dataset(30, seed=1), out_dir=tmp_path, hours=18 / 3600, epochs=9999, **SMALL)
+    best = search(
+        toy_dataset(60),
+        toy_dataset(30, seed=1),
+        out_dir=tmp_path,
+        hours=18 / 3600,
+        epochs=9999,
+        **SMALL,
+    )
     assert best.ended == "time"
     assert best.model_options["filters"] == (4,) and (tmp_path / "search.html").exists()
 
@@ -442,9 +569,18 @@ def test_a_search_of_an_earlier_session_is_found_among_the_inputs(tmp_path):
     search(train, val, out_dir=tmp_path / "input" / "notebook" / "search", **common)
     old = tmp_path / "input" / "notebook" / "search" / "trials" / "0007"
     old.mkdir()
-    search(train, val, out_dir=tmp_path / "working" / "search", previous=tmp_path / "input", **common)
+    search(
+        train, val, out_dir=tmp_path / "working" / "search", previous=tmp_path / "input", **common
+    )
     assert (tmp_path / "working" / "search" / "trials" / "0007").exists()
-    search(train, val, out_dir=tmp_path / "other" / "search", previous=tmp_path / "input", seed=5, **common)
+    search(
+        train,
+        val,
+        out_dir=tmp_path / "other" / "search",
+        previous=tmp_path / "input",
+        seed=5,
+        **common,
+    )
     assert not (tmp_path / "other" / "search" / "trials" / "0007").exists()
 
 

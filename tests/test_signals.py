@@ -88,7 +88,11 @@ def test_a_broad_t_wave_is_no_beat_and_a_low_beat_is_one():
     heights = np.where(np.arange(len(beats)) % 7 == 3, 0.5, 1.0)  # every seventh half as high
     x = spikes(beats, 250, 60, 0.012, heights) + spikes(beats + 0.3, 250, 60, 0.06, 0.5 * heights)
     found = r_peaks(x, fs=250)
-    assert len(match_peaks(np.round(beats * 250), found, fs=250, tolerance_s=0.02)) == len(beats) == len(found)
+    assert (
+        len(match_peaks(np.round(beats * 250), found, fs=250, tolerance_s=0.02))
+        == len(beats)
+        == len(found)
+    )
 
 
 def test_a_second_silent_or_noisy_lead_changes_nothing():
@@ -96,7 +100,9 @@ def test_a_second_silent_or_noisy_lead_changes_nothing():
     x = spikes(beats, 250, 60)
     noisy = 0.5 * np.random.default_rng(0).standard_normal(len(x))
     for other in (np.zeros(len(x)), noisy):
-        np.testing.assert_array_equal(r_peaks(np.column_stack([x, other]), fs=250), r_peaks(x, fs=250))
+        np.testing.assert_array_equal(
+            r_peaks(np.column_stack([x, other]), fs=250), r_peaks(x, fs=250)
+        )
 
 
 def test_no_beats_in_a_constant_signal():
@@ -137,7 +143,9 @@ def test_normalize_gives_every_lead_a_qrs_of_one():
 
 
 def test_rr_features_of_an_early_beat():
-    peaks = np.cumsum([0] + [100] * 20 + [60, 140] + [100] * 20)  # one beat 40 % early, then a full pause
+    peaks = np.cumsum(
+        [0] + [100] * 20 + [60, 140] + [100] * 20
+    )  # one beat 40 % early, then a full pause
     features, names = rr_features(peaks, fs=100)
     early = dict(zip(names, features[21]))
     assert early["rr_prev"] == pytest.approx(0.6) and early["rr_next"] == pytest.approx(1.4)
@@ -162,7 +170,10 @@ def test_rr_features_compare_with_the_record_not_with_the_rate():
         (lambda: r_peaks(np.ones(400), fs=250), "at least 2 s"),
         (lambda: r_peaks(np.ones(400), fs=30), "at least 50 Hz, got 30"),
         (lambda: beat_windows(np.ones(10), [10], fs=100, before_s=0.1, after_s=0.1), "0 to 9"),
-        (lambda: beat_windows(np.ones(10), [1], fs=1, before_s=0.1, after_s=0.1), "holds no sample"),
+        (
+            lambda: beat_windows(np.ones(10), [1], fs=1, before_s=0.1, after_s=0.1),
+            "holds no sample",
+        ),
         (lambda: normalize(np.ones((500, 1)), [100, 300], fs=100), "lead 0 is constant"),
         (lambda: rr_intervals([5], fs=100), "at least 2 R peaks, got 1"),
         (lambda: rr_intervals([5, 9, 9], fs=100), "beat 2 does not come after"),

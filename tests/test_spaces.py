@@ -20,18 +20,32 @@ def test_every_family_has_a_space():
 def test_the_first_trial_is_the_default_model(toy, model):
     space = declare(model, toy)
     model_options, fit_options = space.options(space.decoded(space.hyperparameters().values))
-    family, fitting = inspect.signature(MODELS[model]).parameters, inspect.signature(fit_and_report).parameters
+    family, fitting = (
+        inspect.signature(MODELS[model]).parameters,
+        inspect.signature(fit_and_report).parameters,
+    )
     grid = model_options.pop("grid", SpectrogramGrid(toy.fs))
     assert grid == SpectrogramGrid(toy.fs)
     assert model_options == {name: family[name].default for name in model_options}
     assert fit_options == {name: fitting[name].default for name in fit_options}
-    assert {"learning_rate", "weight_decay", "schedule", "label_smoothing", "batch_size", "balance"} <= set(fit_options)
+    assert {
+        "learning_rate",
+        "weight_decay",
+        "schedule",
+        "label_smoothing",
+        "batch_size",
+        "balance",
+    } <= set(fit_options)
 
 
 def test_values_of_keras_tuner_build_a_model(toy):
     space = declare("cnn2d", toy, filters_1=[4], filters_2=[4, 8], n_blocks=(1, 2), dense=[0, 3])
     parameters = space.hyperparameters()
-    values = {p.name: p.random_sample(7) for p in parameters.space} | {"n_blocks": 1, "dense": 3, "frame_length": 48}
+    values = {p.name: p.random_sample(7) for p in parameters.space} | {
+        "n_blocks": 1,
+        "dense": 3,
+        "frame_length": 48,
+    }
     model_options, _ = space.options(space.decoded(values))
     assert model_options["filters"] == (4,) and model_options["dense_units"] == (3,)
     assert model_options["grid"].frame_length == 48
@@ -40,9 +54,17 @@ def test_values_of_keras_tuner_build_a_model(toy):
 
 def test_what_is_pasted_has_three_digits_and_stays_in_its_range(toy):
     space = declare("cnn1d", toy, learning_rate=Range(0.00123456, 0.01, log=True))
-    values = {"learning_rate": 0.009999999965, "weight_decay": 0.0008077074352, "dropout": 0.1 + 0.05}
+    values = {
+        "learning_rate": 0.009999999965,
+        "weight_decay": 0.0008077074352,
+        "dropout": 0.1 + 0.05,
+    }
     for found in (space.decoded(values), space.options(values)[0] | space.options(values)[1]):
-        assert (found["learning_rate"], found["weight_decay"], found["dropout"]) == (0.01, 0.000808, 0.15)
+        assert (found["learning_rate"], found["weight_decay"], found["dropout"]) == (
+            0.01,
+            0.000808,
+            0.15,
+        )
     assert space.decoded({"learning_rate": 0.00123456})["learning_rate"] == 0.00123456
 
 
@@ -65,7 +87,9 @@ def test_narrowing():
     assert space.entries["dropout"] == Range(0.4, 0.5, step=0.05, default=0.4)
     assert space.entries["schedule"] == Choice(("cosine", "constant"), "cosine")
     assert space.entries["learning_rate"].default == 1e-4
-    assert not [name for name in space.entries if "filters" in name or name in ("n_blocks", "balance")]
+    assert not [
+        name for name in space.entries if "filters" in name or name in ("n_blocks", "balance")
+    ]
     model_options, fit_options = space.options(space.decoded(space.hyperparameters().values))
     assert model_options["residual"] is True and model_options["filters"] == (8, 16)
     assert fit_options["ema"] == 0.99 and fit_options["balance"] == "sampler"
@@ -100,5 +124,9 @@ def test_training_has_the_same_defaults_with_and_without_a_report():
     from ecg_keras.training import fit
 
     with_report = inspect.signature(fit_and_report).parameters
-    shared = {name: p.default for name, p in inspect.signature(fit).parameters.items() if name in with_report}
+    shared = {
+        name: p.default
+        for name, p in inspect.signature(fit).parameters.items()
+        if name in with_report
+    }
     assert len(shared) > 10 and shared == {name: with_report[name].default for name in shared}

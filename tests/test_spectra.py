@@ -37,13 +37,17 @@ def test_finer_resolution_is_zero_padding_and_coarser_is_averaged_power():
     fine = np.asarray(Spectrum(SpectrumGrid(100, resolution_hz=0.25)).power(x))
     np.testing.assert_allclose(fine, padded, atol=1e-5 * padded.max())
     coarse = np.asarray(Spectrum(SpectrumGrid(100, resolution_hz=1.0)).power(x))
-    np.testing.assert_allclose(coarse, padded[:, :200:2].reshape(2, -1, 2, 1).mean(axis=2), atol=1e-5 * padded.max())
+    np.testing.assert_allclose(
+        coarse, padded[:, :200:2].reshape(2, -1, 2, 1).mean(axis=2), atol=1e-5 * padded.max()
+    )
 
 
 def test_an_offset_and_the_batch_change_nothing():
     ds = toy_dataset(4, leads=2)
     np.testing.assert_allclose(to_spectra(ds.x + 3, fs=FS), to_spectra(ds.x, fs=FS), atol=1e-2)
-    np.testing.assert_allclose(to_spectra(ds.x[2:3], fs=FS)[0], to_spectra(ds.x, fs=FS)[2], atol=1e-4)
+    np.testing.assert_allclose(
+        to_spectra(ds.x[2:3], fs=FS)[0], to_spectra(ds.x, fs=FS)[2], atol=1e-4
+    )
 
 
 def test_data_set_layer_and_saved_model_agree(tmp_path):

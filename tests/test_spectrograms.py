@@ -17,14 +17,20 @@ def sine(hz, n=187):
 
 def beats(n=32):
     rng = np.random.default_rng(0)
-    x = np.exp(-0.5 * ((np.arange(187) - rng.uniform(20, 60, (n, 1))) / rng.uniform(2, 8, (n, 1))) ** 2)
+    x = np.exp(
+        -0.5 * ((np.arange(187) - rng.uniform(20, 60, (n, 1))) / rng.uniform(2, 8, (n, 1))) ** 2
+    )
     return (x + 0.02 * rng.random((n, 187))).astype(np.float32)
 
 
 def scipy_db(x, grid):
     """dB below each row's peak by scipy's short-time transform, shape (n, freqs, frames)."""
     half = grid.frame_length // 2
-    padded = np.pad(x.astype(np.float64), ((0, 0), (half, half)), mode="reflect") if grid.center else x.astype(np.float64)
+    padded = (
+        np.pad(x.astype(np.float64), ((0, 0), (half, half)), mode="reflect")
+        if grid.center
+        else x.astype(np.float64)
+    )
     _, _, z = scipy.signal.stft(
         padded, fs=grid.fs, nperseg=grid.frame_length, noverlap=grid.frame_length - grid.hop_length,
         boundary=None, padded=False,
@@ -43,7 +49,9 @@ def test_a_click_shows_at_its_own_time():
     click = np.zeros((1, 187))
     click[0, 125] = 1.0
     image = to_spectrograms(click, fs=FS)[0, :, :, 0]
-    assert abs(SpectrogramGrid(FS).times_s(187)[image.mean(axis=0).argmax()] - 1.0) <= 6 / FS  # one hop
+    assert (
+        abs(SpectrogramGrid(FS).times_s(187)[image.mean(axis=0).argmax()] - 1.0) <= 6 / FS
+    )  # one hop
 
 
 @pytest.mark.parametrize("options", [{}, {"center": False}, {"frame_length": 64, "hop_length": 12}])
@@ -68,7 +76,9 @@ def test_agrees_with_scipy_on_measured_beats():
 
 def test_a_beat_does_not_depend_on_its_batch():
     loud = beats(4) * np.array([1, 1e6, 1, 1])[:, None]
-    np.testing.assert_array_equal(to_spectrograms(loud, fs=FS)[0], to_spectrograms(beats(4), fs=FS)[0])
+    np.testing.assert_array_equal(
+        to_spectrograms(loud, fs=FS)[0], to_spectrograms(beats(4), fs=FS)[0]
+    )
 
 
 def test_values_lie_between_floor_and_peak_and_scale_does_not_matter():
@@ -118,7 +128,9 @@ def test_layers_save_and_load(tmp_path):
     model = keras.Model(inputs, outputs)
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(model.predict(beats(4), verbose=0), loaded.predict(beats(4), verbose=0))
+    np.testing.assert_array_equal(
+        model.predict(beats(4), verbose=0), loaded.predict(beats(4), verbose=0)
+    )
     assert model_card(loaded) == {"classes": ["N"], "fs": FS}
 
 

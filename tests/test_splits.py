@@ -30,7 +30,11 @@ def test_patients_stay_whole():
 
 def test_drawn_patients_hold_all_classes():
     ds = ECGDataset(
-        np.zeros((40, 5)), [0] * 32 + [1] * 8, classes="NV", fs=10, patients=[i % 8 for i in range(32)] + [0, 1] * 4
+        np.zeros((40, 5)),
+        [0] * 32 + [1] * 8,
+        classes="NV",
+        fs=10,
+        patients=[i % 8 for i in range(32)] + [0, 1] * 4,
     )
     chosen = np.isin(ds.patients, draw_patients(ds, 0.5))
     assert 0 < ds.y[chosen].sum() < 8  # V beats are of two patients; one on each side

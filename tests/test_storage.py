@@ -51,10 +51,26 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
 
 
 def test_json_takes_numpy_and_turns_nan_to_null(tmp_path):
-    write_json(tmp_path / "a.json", {"a": np.float32(1.5), "b": [np.nan, np.int64(3)], "c": np.ones((1, 2))})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1.5, "b": [None, 3], "c": [[1.0, 1.0]]}
+    write_json(
+        tmp_path / "a.json",
+        {"a": np.float32(1.5), "b": [np.nan, np.int64(3)], "c": np.ones((1, 2))},
+    )
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "a": 1.5,
+        "b": [None, 3],
+        "c": [[1.0, 1.0]],
+    }
 
 
 def test_fingerprints_tell_shapes_and_types_apart():
     flat = np.zeros(4, np.float32)
-    assert len({fingerprint(flat), fingerprint(flat.reshape(2, 2)), fingerprint(flat.astype(np.float64))}) == 3
+    assert (
+        len(
+            {
+                fingerprint(flat),
+                fingerprint(flat.reshape(2, 2)),
+                fingerprint(flat.astype(np.float64)),
+            }
+        )
+        == 3
+    )

@@ -36,7 +36,9 @@ def small(like, seed=0):
 
 def test_a_run_learns_and_leaves_every_file(tmp_path):
     train, val, test = parts()
-    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=8, batch_size=16, progress=False)
+    report = fit_and_report(
+        small(train), train, val, test, out_dir=tmp_path, epochs=8, batch_size=16, progress=False
+    )
     assert report["test"]["accuracy"] > 0.8 > report["test"]["majority_accuracy"]
     assert {file.name for file in tmp_path.iterdir()} >= FILES
     assert not (tmp_path / "checkpoint").exists()
@@ -57,47 +59,76 @@ def test_images_and_standardised_signals_are_served_raw(tmp_path):
     fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1, progress=False)
     loaded, card = load_served(tmp_path / "model.keras")
     np.testing.assert_allclose(predict(loaded, raw[2]), predict(model, test), atol=1e-5)
-    assert card["classes"] == ["N", "S", "V"] and card["fs"] == 125 and card["n_samples"] == 187 and card["leads"] == ["L0"]
+    assert (
+        card["classes"] == ["N", "S", "V"]
+        and card["fs"] == 125
+        and card["n_samples"] == 187
+        and card["leads"] == ["L0"]
+    )
 
 
 def test_evaluating_the_saved_file_gives_the_reported_figures(tmp_path):
     train, val, test = parts()
-    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path / "a", epochs=2, progress=False)
+    report = fit_and_report(
+        small(train), train, val, test, out_dir=tmp_path / "a", epochs=2, progress=False
+    )
     again = evaluate_and_report(tmp_path / "a" / "model.keras", test, out_dir=tmp_path / "b")
     assert again["test"]["confusion"] == report["test"]["confusion"]
     assert (tmp_path / "b" / "report.html").exists()
-    with pytest.raises(ValueError, match="the data set has fs 100.0, the model was trained with 125.0"):
-        evaluate_and_report(tmp_path / "a" / "model.keras", test.replace(fs=100), out_dir=tmp_path / "c")
+    with pytest.raises(
+        ValueError, match="the data set has fs 100.0, the model was trained with 125.0"
+    ):
+        evaluate_and_report(
+            tmp_path / "a" / "model.keras", test.replace(fs=100), out_dir=tmp_path / "c"
+        )
 
 
 def test_multi_label_thresholds_come_from_val_and_travel(tmp_path):
     train, val, test = parts(multi_label=True)
-    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False)
-    assert report["task"] == "multi-label" and report["val"]["thresholds"] == report["test"]["thresholds"]
-    np.testing.assert_allclose(load_served(tmp_path / "model.keras")[1]["thresholds"], report["test"]["thresholds"])
+    report = fit_and_report(
+        small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False
+    )
+    assert (
+        report["task"] == "multi-label"
+        and report["val"]["thresholds"] == report["test"]["thresholds"]
+    )
+    np.testing.assert_allclose(
+        load_served(tmp_path / "model.keras")[1]["thresholds"], report["test"]["thresholds"]
+    )
 
 
 def test_crops_are_averaged_in_and_out_of_the_saved_model(tmp_path):
     train, val, test = parts()
     model = small(train.replace(x=train.x[:, :100]))
     fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1, progress=False)
-    by_hand = np.mean([predict(model, test.replace(x=test.x[:, s : s + 100])) for s in crop_starts(187, 100)], axis=0)
+    by_hand = np.mean(
+        [predict(model, test.replace(x=test.x[:, s : s + 100])) for s in crop_starts(187, 100)],
+        axis=0,
+    )
     np.testing.assert_allclose(predict(model, test), by_hand, atol=1e-6)
-    np.testing.assert_allclose(predict(load_served(tmp_path / "model.keras")[0], test), by_hand, atol=1e-5)
+    np.testing.assert_allclose(
+        predict(load_served(tmp_path / "model.keras")[0], test), by_hand, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", ["smote", "class_weight", "sampler"])
 def test_every_way_of_balancing_trains(tmp_path, method):
     train, val, test = parts()
     train = balance_train(train[np.r_[0:60, 60:120:3]], method)
-    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=1, progress=False)
+    report = fit_and_report(
+        small(train), train, val, test, out_dir=tmp_path, epochs=1, progress=False
+    )
     assert report["settings"]["balance"] == method
 
 
-@pytest.mark.parametrize("options", [{"schedule": "plateau"}, {"ema": 0.9}, {"monitor": "loss", "patience": 1}])
+@pytest.mark.parametrize(
+    "options", [{"schedule": "plateau"}, {"ema": 0.9}, {"monitor": "loss", "patience": 1}]
+)
 def test_schedules_averages_and_monitors_run(tmp_path, options):
     train, val, test = parts()
-    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False, **options)
+    report = fit_and_report(
+        small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False, **options
+    )
     assert report["epochs_run"] >= 1
 
 
@@ -117,10 +148,14 @@ def test_averaged_weights_are_what_is_validated_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(Epochs, "_slow_down_or_stop", after)
     train, val, test = parts()
     model = small(train)
-    fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1, batch_size=16, ema=0.99, progress=False)
+    fit_and_report(
+        model, train, val, test, out_dir=tmp_path, epochs=1, batch_size=16, ema=0.99, progress=False
+    )
     for kept, averaged in zip(model.get_weights(), at_validation[0]):
         np.testing.assert_array_equal(kept, averaged)
-    assert any(np.abs(raw - kept).max() > 1e-4 for raw, kept in zip(at_the_end[0], model.get_weights()))
+    assert any(
+        np.abs(raw - kept).max() > 1e-4 for raw, kept in zip(at_the_end[0], model.get_weights())
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +168,9 @@ def test_averaged_weights_are_what_is_validated_and_kept(tmp_path, monkeypatch):
         ([0.900, 0.904, 0.901], {"monitor": "loss"}, 1),
     ],
 )
-def test_the_epoch_with_the_best_validation_figure_is_kept(tmp_path, monkeypatch, figures, options, kept_epoch):
+def test_the_epoch_with_the_best_validation_figure_is_kept(
+    tmp_path, monkeypatch, figures, options, kept_epoch
+):
     values, seen = iter(figures), []
 
     def validated(self):
@@ -144,7 +181,9 @@ def test_the_epoch_with_the_best_validation_figure_is_kept(tmp_path, monkeypatch
     monkeypatch.setattr(Epochs, "_validated", validated)
     train, val, test = parts()
     model = small(train)
-    report = fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=3, progress=False, **options)
+    report = fit_and_report(
+        model, train, val, test, out_dir=tmp_path, epochs=3, progress=False, **options
+    )
     assert report["best_epoch"] == kept_epoch
     for kept, wanted in zip(model.get_weights(), seen[kept_epoch - 1]):
         np.testing.assert_array_equal(kept, wanted)
@@ -167,7 +206,10 @@ def test_killed_and_called_again_it_goes_on_after_the_last_finished_epoch(tmp_pa
     state = tmp_path / "killed" / "checkpoint" / "state.json"
     kills = 0
     for epochs_to_wait_for in (1, 3):
-        process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "killed")], env=os.environ | {"MPLBACKEND": "agg"})
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / "killed")],
+            env=os.environ | {"MPLBACKEND": "agg"},
+        )
         while process.poll() is None:
             if state.exists() and len(json.loads(state.read_text())["rows"]) >= epochs_to_wait_for:
                 process.send_signal(signal.SIGKILL)
@@ -180,14 +222,33 @@ def test_killed_and_called_again_it_goes_on_after_the_last_finished_epoch(tmp_pa
     assert kills >= 1
     finished = json.loads(state.read_text())["rows"]
     train, val, test = parts()
-    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path / "killed", epochs=6, batch_size=16, progress=False)
+    report = fit_and_report(
+        small(train),
+        train,
+        val,
+        test,
+        out_dir=tmp_path / "killed",
+        epochs=6,
+        batch_size=16,
+        progress=False,
+    )
     assert report["epochs_run"] == 6
     lines = (tmp_path / "killed" / "history.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[0]) for line in lines] == [1, 2, 3, 4, 5, 6]
     losses = [float(line.split(",")[1]) for line in lines]
     assert losses[: len(finished)] == [row["loss"] for row in finished]
-    straight = fit(small(train), train, val, folder=tmp_path / "straight", epochs=6, batch_size=16, progress=False)
-    np.testing.assert_allclose(losses, [row["loss"] for row in straight.rows], rtol=2e-3)  # threads add in another order
+    straight = fit(
+        small(train),
+        train,
+        val,
+        folder=tmp_path / "straight",
+        epochs=6,
+        batch_size=16,
+        progress=False,
+    )
+    np.testing.assert_allclose(
+        losses, [row["loss"] for row in straight.rows], rtol=2e-3
+    )  # threads add in another order
 
 
 @pytest.mark.parametrize("stop", [1, 3])
@@ -209,9 +270,24 @@ def test_an_epoch_drops_the_same_units_whether_resumed_or_not():
     model = small(train)
     states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     folder = tempfile.mkdtemp()
-    settings = {"monitor": "macro_f1", "ema": 0, "epochs": 3, "seed": 5, "schedule": "cosine", "patience": None}
+    settings = {
+        "monitor": "macro_f1",
+        "ema": 0,
+        "epochs": 3,
+        "seed": 5,
+        "schedule": "cosine",
+        "patience": None,
+    }
     model.compile("sgd", "categorical_crossentropy")
-    epochs = Epochs(model, TrainBatches(train, ["signal"], batch_size=16), val, pathlib.Path(folder), "key", settings, False)
+    epochs = Epochs(
+        model,
+        TrainBatches(train, ["signal"], batch_size=16),
+        val,
+        pathlib.Path(folder),
+        "key",
+        settings,
+        False,
+    )
     epochs.set_model(model)
     seen = []
     for epoch in (0, 1, 1):
@@ -229,9 +305,13 @@ def test_another_setting_does_not_go_on_from_an_old_state(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr("ecg_keras.training.write_report", stop)
         with pytest.raises(KeyboardInterrupt):
-            fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False)
+            fit_and_report(
+                small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False
+            )
     assert (tmp_path / "checkpoint" / "state.json").exists()
-    report = fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=1, seed=7, progress=False)
+    report = fit_and_report(
+        small(train), train, val, test, out_dir=tmp_path, epochs=1, seed=7, progress=False
+    )
     assert report["epochs_run"] == 1
 
 
@@ -244,7 +324,10 @@ def test_parts_that_share_a_patient_are_refused(tmp_path):
 def test_a_model_of_another_shape_is_refused(tmp_path):
     train, val, test = parts()
     model = small(train.replace(x=np.zeros((120, 250, 1))))
-    with pytest.raises(ValueError, match=r"input 'signal' needs rows of shape \(250, 1\), the data set has \(187, 1\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"input 'signal' needs rows of shape \(250, 1\), the data set has \(187, 1\)",
+    ):
         fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1)
 
 

@@ -33,7 +33,14 @@ from ecg_keras.presets import PRESETS
 from ecg_keras.rhythm import rhythm, signal_to_image
 from ecg_keras.serving import predict
 from ecg_keras.splits import draw_patients
-from ecg_keras.storage import cache_folder, file_stamp, fingerprint, read_cache, write_cache, write_json
+from ecg_keras.storage import (
+    cache_folder,
+    file_stamp,
+    fingerprint,
+    read_cache,
+    write_cache,
+    write_json,
+)
 from ecg_keras.training import fit
 
 N_FOLDS = 5
@@ -42,46 +49,81 @@ PREPARED = ("classes", "fusion_beats", "lead", "window_s", "features", "typical"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("preset", choices=PRESETS["mitdb"])
     parser.add_argument("directory")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--name", help="of the result file, by default the preset's")
-    parser.add_argument("--most-per-class", type=int, help="train beats of a class and record, at most")
     parser.add_argument(
-        "--test-at-most", type=int, help="test beats of a class and record, drawn at random and weighted back; by default all"
+        "--most-per-class", type=int, help="train beats of a class and record, at most"
     )
-    parser.add_argument("--train-without", help="symbols left out of train; by default the preset's")
-    parser.add_argument("--features-without", default="", help="prefixes of metadata columns to leave out, by comma")
+    parser.add_argument(
+        "--test-at-most",
+        type=int,
+        help="test beats of a class and record, drawn at random and weighted back; by default all",
+    )
+    parser.add_argument(
+        "--train-without", help="symbols left out of train; by default the preset's"
+    )
+    parser.add_argument(
+        "--features-without", default="", help="prefixes of metadata columns to leave out, by comma"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE")
     options = parser.parse_args()
     preset = PRESETS["mitdb"][options.preset]
-    changes = {key: _literal(value) for key, value in (given.split("=", 1) for given in options.set)}
+    changes = {
+        key: _literal(value) for key, value in (given.split("=", 1) for given in options.set)
+    }
     family = FAMILIES[preset["model"]["name"]]
     modelling = {key: value for key, value in preset["model"].items() if key != "name"}
-    modelling |= {key: value for key, value in changes.items() if key in inspect.signature(family).parameters}
-    fitting = preset["fit"] | {key: value for key, value in changes.items() if key in inspect.signature(fit).parameters}
+    modelling |= {
+        key: value for key, value in changes.items() if key in inspect.signature(family).parameters
+    }
+    fitting = preset["fit"] | {
+        key: value for key, value in changes.items() if key in inspect.signature(fit).parameters
+    }
     preparation = {key: value for key, value in preset["load"].items() if key in PREPARED}
     preparation |= {key: value for key, value in changes.items() if key in PREPARED}
     if unknown := set(changes) - set(modelling) - set(fitting) - set(preparation):
         parser.error(f"--set: unknown {', '.join(unknown)}")
-    without = preset["load"].get("train_without", "") if options.train_without is None else options.train_without
+    without = (
+        preset["load"].get("train_without", "")
+        if options.train_without is None
+        else options.train_without
+    )
     start = time.perf_counter()
     ds, symbols = load(options.directory, BeatPreparation(**preparation))
     usable = ~np.isin(symbols, list(without))
     if options.features_without:
-        kept = [i for i, name in enumerate(ds.metadata_names) if not name.startswith(tuple(options.features_without.split(",")))]
-        ds = ds.replace(metadata=ds.metadata[:, kept], metadata_names=[ds.metadata_names[i] for i in kept])
+        kept = [
+            i
+            for i, name in enumerate(ds.metadata_names)
+            if not name.startswith(tuple(options.features_without.split(",")))
+        ]
+        ds = ds.replace(
+            metadata=ds.metadata[:, kept], metadata_names=[ds.metadata_names[i] for i in kept]
+        )
     load_s = time.perf_counter() - start
     path = pathlib.Path("outputs/ds1_cv") / f"{options.name or options.preset}.json"
     settings = {"model": modelling, "fit": fitting, "load": preparation, "train_without": without}
-    settings |= {"most_per_class": options.most_per_class, "features_without": options.features_without, "test_at_most": options.test_at_most}
+    settings |= {
+        "most_per_class": options.most_per_class,
+        "features_without": options.features_without,
+        "test_at_most": options.test_at_most,
+    }
     result = {
-        "command": "python tests/bench/ds1_cv.py " + " ".join(os.sys.argv[1:]).replace(options.directory, "DIR"),
+        "command": "python tests/bench/ds1_cv.py "
+        + " ".join(os.sys.argv[1:]).replace(options.directory, "DIR"),
         "data": ds.source + ", the 22 DS1 records; " + ds.notes[0],
         "protocol": f"{N_FOLDS} folds of whole patients, validation patients cut off train, "
-        + ("every test beat counted" if options.test_at_most is None else f"at most {options.test_at_most} test beats of a class and record, weighted"),
+        + (
+            "every test beat counted"
+            if options.test_at_most is None
+            else f"at most {options.test_at_most} test beats of a class and record, weighted"
+        ),
         "settings": json.loads(json.dumps(settings, default=str)),
         "versions": versions(),
         "cores": len(os.sched_getaffinity(0)),
@@ -93,9 +135,30 @@ def main():
     for seed in map(int, options.seeds.split(",")):
         for fold in map(int, options.folds.split(",")):
             if (seed, fold) not in done:
-                run = measure(ds, usable, family, modelling, fitting, fold, seed, options.most_per_class, options.test_at_most)
-                result["runs"].append({"seed": seed, "fold": fold, "load_s": round(load_s, 1)} | run)
-                print(seed, fold, run["records"], {key: round(run[key], 3) for key in ("macro_f1", "S_se", "S_pp", "V_se", "V_pp")}, flush=True)
+                run = measure(
+                    ds,
+                    usable,
+                    family,
+                    modelling,
+                    fitting,
+                    fold,
+                    seed,
+                    options.most_per_class,
+                    options.test_at_most,
+                )
+                result["runs"].append(
+                    {"seed": seed, "fold": fold, "load_s": round(load_s, 1)} | run
+                )
+                print(
+                    seed,
+                    fold,
+                    run["records"],
+                    {
+                        key: round(run[key], 3)
+                        for key in ("macro_f1", "S_se", "S_pp", "V_se", "V_pp")
+                    },
+                    flush=True,
+                )
                 result["peak_rss_mb"] = peak_rss_mb()
                 write_json(path, result | {"summary": summary(result["runs"])})
     result["summary"] = summary(result["runs"])
@@ -110,12 +173,23 @@ def load(directory, preparation):
     if (kept := read_cache(path, key)) is not None:
         few, _ = beat_rows.beat_rows(directory, DS1[:1], preparation)
         symbols, counts = kept.pop("symbols"), str(bytes(kept.pop("note")), "utf-8")
-        kept = {name: values.astype(str) if name in ("records", "patients") else values for name, values in kept.items()}
+        kept = {
+            name: values.astype(str) if name in ("records", "patients") else values
+            for name, values in kept.items()
+        }
         return few.replace(**kept, notes=(counts,)), symbols.astype(str)
     ds, symbols = beat_rows.beat_rows(directory, DS1, preparation)
-    arrays = {"x": ds.x, "y": ds.y, "records": ds.records.astype("S8"), "patients": ds.patients.astype("S8")}
+    arrays = {
+        "x": ds.x,
+        "y": ds.y,
+        "records": ds.records.astype("S8"),
+        "patients": ds.patients.astype("S8"),
+    }
     arrays |= {"metadata": ds.metadata} if ds.metadata is not None else {}
-    arrays |= {"symbols": symbols.astype("S1"), "note": np.frombuffer(ds.notes[0].encode(), np.uint8)}
+    arrays |= {
+        "symbols": symbols.astype("S1"),
+        "note": np.frombuffer(ds.notes[0].encode(), np.uint8),
+    }
     write_cache(path, key, arrays)
     return ds, symbols
 
@@ -149,13 +223,20 @@ def measure(ds, usable, family, modelling, fitting, fold, seed, most, most_test)
 
 def confusions(model, test, sample):
     """A 3 x 3 table (true, predicted) per record; a sample's rows are scaled to the record's own counts."""
-    predicted = np.concatenate([predict(model, sample[i : i + 2048], batch_size=256).argmax(axis=1) for i in range(0, len(sample), 2048)])
+    predicted = np.concatenate(
+        [
+            predict(model, sample[i : i + 2048], batch_size=256).argmax(axis=1)
+            for i in range(0, len(sample), 2048)
+        ]
+    )
     tables = {}
     for record in np.unique(test.records):
         rows = sample.records == record
         table = np.bincount(3 * sample.y[rows] + predicted[rows], minlength=9).reshape(3, 3)
         true = np.bincount(test.y[test.records == record], minlength=3)
-        tables[str(record)] = (table * (true / table.sum(axis=1).clip(1))[:, None]).round(2).tolist()
+        tables[str(record)] = (
+            (table * (true / table.sum(axis=1).clip(1))[:, None]).round(2).tolist()
+        )
     return tables
 
 
@@ -165,25 +246,40 @@ def figures(confusion):
     right = confusion.diagonal()
     se, pp = right / confusion.sum(axis=1).clip(1), right / confusion.sum(axis=0).clip(1)
     f1 = 2 * right / (confusion.sum(axis=0) + confusion.sum(axis=1)).clip(1)
-    named = {f"{name}_{key}": values[i] for i, name in enumerate("NSV") for key, values in (("se", se), ("pp", pp), ("f1", f1))}
+    named = {
+        f"{name}_{key}": values[i]
+        for i, name in enumerate("NSV")
+        for key, values in (("se", se), ("pp", pp), ("f1", f1))
+    }
     return {"macro_f1": f1.mean(), "accuracy": right.sum() / confusion.sum()} | named
 
 
 def summary(runs):
     """Mean and standard deviation over folds (mean of seeds), and the figures of all beats pooled per seed."""
     keys = [key for key in runs[0] if key[:2] in ("ma", "ac", "N_", "S_", "V_")]
-    folds = {fold: [run for run in runs if run["fold"] == fold] for fold in sorted({run["fold"] for run in runs})}
-    by_fold = {key: [np.mean([run[key] for run in part]) for part in folds.values()] for key in keys}
+    folds = {
+        fold: [run for run in runs if run["fold"] == fold]
+        for fold in sorted({run["fold"] for run in runs})
+    }
+    by_fold = {
+        key: [np.mean([run[key] for run in part]) for part in folds.values()] for key in keys
+    }
     pooled = []
     for seed in sorted({run["seed"] for run in runs}):
-        tables = [table for run in runs if run["seed"] == seed for table in run["confusion"].values()]
+        tables = [
+            table for run in runs if run["seed"] == seed for table in run["confusion"].values()
+        ]
         if len([run for run in runs if run["seed"] == seed]) == N_FOLDS:
             pooled.append(figures(np.sum(tables, axis=0)))
     return {
         "mean_of_folds": {key: float(np.mean(values)) for key, values in by_fold.items()},
         "sd_of_folds": {key: float(np.std(values)) for key, values in by_fold.items()},
-        "pooled": {key: float(np.mean([row[key] for row in pooled])) for key in keys} if pooled else None,
-        "pooled_sd_of_seeds": {key: float(np.std([row[key] for row in pooled])) for key in keys} if pooled else None,
+        "pooled": {key: float(np.mean([row[key] for row in pooled])) for key in keys}
+        if pooled
+        else None,
+        "pooled_sd_of_seeds": {key: float(np.std([row[key] for row in pooled])) for key in keys}
+        if pooled
+        else None,
         "seeds": len({run["seed"] for run in runs}),
         "fit_s_mean": float(np.mean([run["fit_s"] for run in runs])),
     }

@@ -40,14 +40,19 @@ def timed(model, test, seed):
         part = Probe(model, test[rows[:n]])
         start, busy = time.perf_counter(), time.process_time()
         method(part, targets[:n])
-        seconds[f"{name}_{n}_rows"] = {"wall": time.perf_counter() - start, "cpu": time.process_time() - busy}
+        seconds[f"{name}_{n}_rows"] = {
+            "wall": time.perf_counter() - start,
+            "cpu": time.process_time() - busy,
+        }
     return seconds
 
 
 def v_beats(model, test, scores, background, seed):
     """Average attribution of V beats around R as a figure, and the share of it inside the QRS per method."""
     v = test.classes.index("V")
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero((test.y == v) & (scores.argmax(axis=1) == v)))
+    rows = np.random.default_rng(seed).permutation(
+        np.flatnonzero((test.y == v) & (scores.argmax(axis=1) == v))
+    )
     before, after = round(BEFORE_S * test.fs), round(AFTER_S * test.fs)
     fill, parts, shares = replacement(background), {}, {}
     for name, method, options in (
@@ -67,8 +72,13 @@ def v_beats(model, test, scores, background, seed):
         inside = np.nansum(np.maximum(parts[name][:, window], 0), axis=1)
         total = np.array([np.maximum(row, 0).sum() for row, at in zip(values, peaks) for _ in at])
         time_share = np.isfinite(parts[name][:, window]).sum(axis=1).mean() / test.x.shape[1]
-        shares[name] = {**mean_with_interval(inside / np.maximum(total, 1e-12), seed=seed), "of_time": float(time_share)}
-    return overlays.plot_averages({"V": parts}, fs=test.fs, unit=test.unit, before=before, qrs_s=QRS_S), shares
+        shares[name] = {
+            **mean_with_interval(inside / np.maximum(total, 1e-12), seed=seed),
+            "of_time": float(time_share),
+        }
+    return overlays.plot_averages(
+        {"V": parts}, fs=test.fs, unit=test.unit, before=before, qrs_s=QRS_S
+    ), shares
 
 
 def main():
@@ -78,7 +88,9 @@ def main():
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--check-rows", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-plant", action="store_true", help="leave out the training on planted beats")
+    parser.add_argument(
+        "--no-plant", action="store_true", help="leave out the training on planted beats"
+    )
     options = parser.parse_args()
     model, card = load_served(options.model)
     _, _, test = load_mitbih_csv(options.data)
@@ -90,10 +102,19 @@ def main():
     figure, shares = v_beats(model, test, scores, background, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "v_beats.png").write_bytes(png(figure, dpi=110))
-    print("V, share of positive attribution in the QRS:", {k: round(s["mean"], 2) for k, s in shares.items()}, flush=True)
+    print(
+        "V, share of positive attribution in the QRS:",
+        {k: round(s["mean"], 2) for k, s in shares.items()},
+        flush=True,
+    )
     page = ROOT / "outputs" / "scratch" / "explain" / options.out.name
     found = explain(
-        model, test, out_dir=page, check_rows=options.check_rows, plant=not options.no_plant, seed=options.seed
+        model,
+        test,
+        out_dir=page,
+        check_rows=options.check_rows,
+        plant=not options.no_plant,
+        seed=options.seed,
     )
     shutil.copy(page / "explanations.json", options.out / "explanations.json")
     shutil.copy(page / "explained_removal.png", options.out / "removal.png")
@@ -113,7 +134,14 @@ def main():
     for name in found.attributions:
         gain = found.checks["removal"][name]["deletion_gain"]
         interval = [round(value, 3) for value in gain["ci95"]]
-        print(name, "deletion gain", round(gain["mean"], 3), interval, "fails:", failures[name] or "nothing")
+        print(
+            name,
+            "deletion gain",
+            round(gain["mean"], 3),
+            interval,
+            "fails:",
+            failures[name] or "nothing",
+        )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def main():
     keras.utils.set_random_seed(options.seed)
     model = build_model(building.pop("name"), like=train, **building)
     with tempfile.TemporaryDirectory() as folder:
-        report = fit_and_report(model, train, val, held_out, out_dir=folder, seed=options.seed, explain=False, **fitting)
+        report = fit_and_report(
+            model, train, val, held_out, out_dir=folder, seed=options.seed, explain=False, **fitting
+        )
     for part, rows in (("validation", report["val"]), ("held out", report["test"])):
         print(f"{part}: accuracy {100 * rows['accuracy']:.2f} %, macro-F1 {rows['macro_f1']:.4f}")
     print(f"fit {report['seconds']['fit']:.0f} s, {report['n_parameters']:,} parameters")

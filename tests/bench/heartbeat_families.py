@@ -34,7 +34,9 @@ def main():
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--fresh", action="store_true", help="train again what is in outputs/scratch")
+    parser.add_argument(
+        "--fresh", action="store_true", help="train again what is in outputs/scratch"
+    )
     options = parser.parse_args()
     from ecg_keras.compare import compare
 
@@ -42,11 +44,25 @@ def main():
     first = []
     for family in options.families:
         runs = [
-            run("mitbih-csv", options.data.resolve(), f"heartbeat-{family}", family, seed, scratch=scratch, fresh=options.fresh)[0]
+            run(
+                "mitbih-csv",
+                options.data.resolve(),
+                f"heartbeat-{family}",
+                family,
+                seed,
+                scratch=scratch,
+                fresh=options.fresh,
+            )[0]
             for seed in options.seeds
         ]
         if family != "cnn2d":  # mitbih_csv.py measures it
-            keep(scratch, f"heartbeat_{family}", family, protocol="MIT-BIH CSV, patients mixed", script=pathlib.Path(__file__).resolve())
+            keep(
+                scratch,
+                f"heartbeat_{family}",
+                family,
+                protocol="MIT-BIH CSV, patients mixed",
+                script=pathlib.Path(__file__).resolve(),
+            )
         first.append(runs[0])
     if len(first) > 1:
         compare(first, ROOT / "outputs" / "heartbeat_families")

@@ -46,7 +46,13 @@ print(json.dumps({"beats_per_s": max(rates), "passes": rates, "image": images.x.
 def run(code, directory, cache):
     """The JSON that a piece of code prints as its last line."""
     environment = {**os.environ, "ECG_KERAS_CACHE": cache, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run([sys.executable, "-c", code, directory], env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, directory],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -62,15 +62,27 @@ def compare(options):
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
     scratch = ROOT / "outputs" / "scratch" / out.name
-    data = subset(options.data, options.rows) if options.rows else pathlib.Path(options.data).resolve()
+    data = (
+        subset(options.data, options.rows) if options.rows else pathlib.Path(options.data).resolve()
+    )
     here = str(pathlib.Path(__file__).resolve())
 
     recipe = None
     if options.only != "package":
-        command = [sys.executable, str(ROOT / "tests/bench/seed_recipe.py"), str(data), "--out", str(out / "recipe.json")]
+        command = [
+            sys.executable,
+            str(ROOT / "tests/bench/seed_recipe.py"),
+            str(data),
+            "--out",
+            str(out / "recipe.json"),
+        ]
         command += ["--epochs", str(options.recipe_epochs)]
         seconds, rss_mb = measured(command)
-        recipe = {**json.loads((out / "recipe.json").read_text()), "wall_s": seconds, "peak_rss_mb": rss_mb}
+        recipe = {
+            **json.loads((out / "recipe.json").read_text()),
+            "wall_s": seconds,
+            "peak_rss_mb": rss_mb,
+        }
         (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
         show("recipe", recipe)
 
@@ -78,7 +90,15 @@ def compare(options):
     for seed in options.seeds if options.only != "recipe" else ():
         folder = scratch / f"seed{seed}"
         shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, here, str(data), "--four-calls", str(folder), "--seeds", str(seed)]
+        command = [
+            sys.executable,
+            here,
+            str(data),
+            "--four-calls",
+            str(folder),
+            "--seeds",
+            str(seed),
+        ]
         command += ["--model", options.model]
         command += [] if options.balance is None else ["--balance", options.balance]
         command += [] if options.epochs is None else ["--epochs", str(options.epochs)]
@@ -87,7 +107,9 @@ def compare(options):
         (out / f"seed{seed}").mkdir(exist_ok=True)
         for name in ("report.json", "history.csv"):
             shutil.copy(folder / name, out / f"seed{seed}" / name)
-        figures = {name: report["test"][name] for name in ("accuracy", "macro_f1", "majority_accuracy")}
+        figures = {
+            name: report["test"][name] for name in ("accuracy", "macro_f1", "majority_accuracy")
+        }
         runs.append({"seed": seed, **figures, "wall_s": seconds, "peak_rss_mb": rss_mb})
         show(f"package, seed {seed}", runs[-1])
 
@@ -96,7 +118,9 @@ def compare(options):
     result["command"] = " ".join(["python tests/bench/mitbih_csv.py", *arguments])
     if recipe and runs:
         result["share_of_wall_time"] = result["package_mean"]["wall_s"]["mean"] / recipe["wall_s"]
-        result["share_of_memory"] = result["package_mean"]["peak_rss_mb"]["mean"] / recipe["peak_rss_mb"]
+        result["share_of_memory"] = (
+            result["package_mean"]["peak_rss_mb"]["mean"] / recipe["peak_rss_mb"]
+        )
         print(
             f"The package took {100 * result['share_of_wall_time']:.1f} % of the recipe's wall time "
             f"and {100 * result['share_of_memory']:.1f} % of its peak memory."
@@ -109,21 +133,30 @@ def means(runs):
     names = ("accuracy", "macro_f1", "wall_s", "peak_rss_mb") if runs else ()
     values = {name: [run[name] for run in runs] for name in names}
     return {
-        name: {"mean": statistics.mean(v), "sd": statistics.stdev(v) if len(v) > 1 else None, "n": len(v)}
+        name: {
+            "mean": statistics.mean(v),
+            "sd": statistics.stdev(v) if len(v) > 1 else None,
+            "n": len(v),
+        }
         for name, v in values.items()
     }
 
 
 def machine():
     """What the figures were made on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     from importlib.metadata import version
 
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "platform": platform.platform(),
         "commit": commit,
-        "versions": {name: version(name) for name in ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")},
+        "versions": {
+            name: version(name)
+            for name in ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
+        },
     }
 
 
@@ -141,14 +174,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder of mitbih_train.csv and mitbih_test.csv")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "outputs" / "mitbih_csv")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the package's runs")
-    parser.add_argument("--rows", type=int, help="take about this many train rows, to try the script")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the package's runs"
+    )
+    parser.add_argument(
+        "--rows", type=int, help="take about this many train rows, to try the script"
+    )
     parser.add_argument("--only", choices=("recipe", "package"))
     parser.add_argument("--recipe-epochs", type=int, default=10)
     parser.add_argument("--model", default="cnn2d")
     parser.add_argument("--balance", help="as in load_mitbih_csv; default: its default")
     parser.add_argument("--epochs", type=int, help="default: that of fit_and_report")
-    parser.add_argument("--four-calls", type=pathlib.Path, metavar="DIR", help="run the package once, into DIR")
+    parser.add_argument(
+        "--four-calls", type=pathlib.Path, metavar="DIR", help="run the package once, into DIR"
+    )
     options = parser.parse_args()
     if options.four_calls:
         four_calls(

@@ -30,7 +30,14 @@ FAMILIES = (
     "hybrid",
     "best",
 )
-BRANCHES = {"time": "resnet1d", "spectrum": "fft_transformer", "spectrogram": "cnn2d", "scalogram": "scalogram_cnn", "minirocket": "minirocket", "forest": "beat_forest"}
+BRANCHES = {
+    "time": "resnet1d",
+    "spectrum": "fft_transformer",
+    "spectrogram": "cnn2d",
+    "scalogram": "scalogram_cnn",
+    "minirocket": "minirocket",
+    "forest": "beat_forest",
+}
 
 
 def run(source, data, preset, family, seed, *, folds=None, scratch, fresh=False):
@@ -38,13 +45,29 @@ def run(source, data, preset, family, seed, *, folds=None, scratch, fresh=False)
     from ecg_keras.presets import PRESETS
 
     out = scratch / family / f"seed{seed}"
-    command = [sys.executable, "-m", "ecg_keras", "train", "--source", source, "--data", str(data), "--preset", preset]
+    command = [
+        sys.executable,
+        "-m",
+        "ecg_keras",
+        "train",
+        "--source",
+        source,
+        "--data",
+        str(data),
+        "--preset",
+        preset,
+    ]
     command += ["--seed", str(seed), "--out", str(out)]
     if folds:
         command += ["--folds", folds]
     if family == "hybrid":
-        views = [view for view in PRESETS[source][preset]["model"]["branches"] if view != "metadata"]
-        models = {view: scratch.relative_to(ROOT) / BRANCHES[view] / f"seed{seed}" / "model.keras" for view in views}
+        views = [
+            view for view in PRESETS[source][preset]["model"]["branches"] if view != "metadata"
+        ]
+        models = {
+            view: scratch.relative_to(ROOT) / BRANCHES[view] / f"seed{seed}" / "model.keras"
+            for view in views
+        }
         command += ["--set", f"trained={ {view: str(path) for view, path in models.items()} }"]
     if fresh or not (out / "report.json").is_file():
         subprocess.run(command, cwd=ROOT, check=True)
@@ -61,9 +84,18 @@ def keep(scratch, name, family, *, protocol, script):
         folder.mkdir(parents=True, exist_ok=True)
         for file in ("report.json", "history.csv"):
             shutil.copy(out / file, folder / file)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     command = shlex.join(["python", str(script.relative_to(ROOT)), "--families", family])
-    return record_result(ROOT / "outputs" / "results.csv", runs, protocol=protocol, command=command, commit=commit, model=family)
+    return record_result(
+        ROOT / "outputs" / "results.csv",
+        runs,
+        protocol=protocol,
+        command=command,
+        commit=commit,
+        model=family,
+    )
 
 
 def main():
@@ -73,7 +105,9 @@ def main():
     parser.add_argument("--folds", default="1-7/8/9")
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--fresh", action="store_true", help="train again what is in outputs/scratch")
+    parser.add_argument(
+        "--fresh", action="store_true", help="train again what is in outputs/scratch"
+    )
     options = parser.parse_args()
     from ecg_keras.compare import compare
 
@@ -81,12 +115,27 @@ def main():
     first = []
     for family in options.families:
         runs = [
-            run("ptbxl", options.data.resolve(), f"ptbxl-{family}", family, seed, folds=options.folds, scratch=scratch, fresh=options.fresh)[0]
+            run(
+                "ptbxl",
+                options.data.resolve(),
+                f"ptbxl-{family}",
+                family,
+                seed,
+                folds=options.folds,
+                scratch=scratch,
+                fresh=options.fresh,
+            )[0]
             for seed in options.seeds
         ]
         protocol = f"PTB-XL superclasses at 100 Hz, folds {options.folds} of 2,664 records"
         other = "" if options.folds == "1-7/8/9" else "_" + options.folds.replace("/", "_")
-        keep(scratch, f"ptbxl_{family}{other}", family, protocol=protocol, script=pathlib.Path(__file__).resolve())
+        keep(
+            scratch,
+            f"ptbxl_{family}{other}",
+            family,
+            protocol=protocol,
+            script=pathlib.Path(__file__).resolve(),
+        )
         first.append(runs[0])
     if len(first) > 1:
         compare(first, ROOT / "outputs" / "ptbxl_families")

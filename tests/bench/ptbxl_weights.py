@@ -14,7 +14,17 @@ import numpy as np
 import pandas as pd
 from ptbxl_families import ROOT
 
-WEIGHTS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 1, 3), (1, 1, 4))
+WEIGHTS = (
+    (1, 0, 0),
+    (0, 1, 0),
+    (0, 0, 1),
+    (1, 1, 1),
+    (2, 1, 1),
+    (1, 2, 1),
+    (1, 1, 2),
+    (1, 1, 3),
+    (1, 1, 4),
+)
 
 
 def logits_of(pair, data, seed):
@@ -33,17 +43,27 @@ def logits_of(pair, data, seed):
     with tempfile.TemporaryDirectory() as folder:
         fit(model, train, parts[0], folder=folder, seed=seed, **preset["fit"])
     branches = keras.Model(model.inputs, model.get_layer("fused").input)
-    return [(part.y, np.stack(branches.predict(part.x, batch_size=64, verbose=0))) for part in parts], preset["model"]["branches"]
+    return [
+        (part.y, np.stack(branches.predict(part.x, batch_size=64, verbose=0))) for part in parts
+    ], preset["model"]["branches"]
 
 
 def figures(weights, folds):
     """macro-AUC, macro-F1 and accuracy of a mean with these weights on one pair of folds, each a mean of two."""
     from ecg_keras.metrics import choose_thresholds, evaluate
 
-    joined = [(y, 1 / (1 + np.exp(-np.average(logits, axis=0, weights=weights)))) for y, logits in folds]
+    joined = [
+        (y, 1 / (1 + np.exp(-np.average(logits, axis=0, weights=weights)))) for y, logits in folds
+    ]
     rows = []
     for (y, p), other in zip(joined, joined[::-1]):
-        found = evaluate(y, p, [str(i) for i in range(y.shape[1])], thresholds=choose_thresholds(*other), n_boot=0)
+        found = evaluate(
+            y,
+            p,
+            [str(i) for i in range(y.shape[1])],
+            thresholds=choose_thresholds(*other),
+            n_boot=0,
+        )
         rows.append([found[name] for name in ("macro_auc", "macro_f1", "accuracy")])
     return np.mean(rows, axis=0)
 

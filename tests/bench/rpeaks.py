@@ -27,7 +27,9 @@ OUT = pathlib.Path("outputs/rpeaks")
 
 def main(directory):
     rows, errors = [], []
-    r_peaks(np.random.default_rng(0).standard_normal(4000), fs=360)  # imports and caches are no part of the time
+    r_peaks(
+        np.random.default_rng(0).standard_normal(4000), fs=360
+    )  # imports and caches are no part of the time
     for name in list_records(directory):
         recording = read_recording(directory, name, lead=None)
         seconds = []
@@ -43,15 +45,33 @@ def main(directory):
         pairs = match_peaks(beats, found, fs=recording.fs, tolerance_s=TOLERANCE_S)
         error_ms = 1e3 * np.abs(beats[pairs[:, 0]] - found[pairs[:, 1]]) / recording.fs
         errors.append(error_ms)
-        row = {"record": name, "leads": " ".join(recording.leads), "beats": len(beats), "tp": len(pairs)}
+        row = {
+            "record": name,
+            "leads": " ".join(recording.leads),
+            "beats": len(beats),
+            "tp": len(pairs),
+        }
         row |= {"fn": len(beats) - len(pairs), "fp": len(found) - len(pairs)}
-        row |= {"sensitivity": 100 * len(pairs) / len(beats), "positive_predictivity": 100 * len(pairs) / len(found)}
-        row |= {"median_error_ms": np.median(error_ms), "p95_error_ms": np.percentile(error_ms, 95), "cpu_seconds": min(seconds)}
+        row |= {
+            "sensitivity": 100 * len(pairs) / len(beats),
+            "positive_predictivity": 100 * len(pairs) / len(found),
+        }
+        row |= {
+            "median_error_ms": np.median(error_ms),
+            "p95_error_ms": np.percentile(error_ms, 95),
+            "cpu_seconds": min(seconds),
+        }
         rows.append(row)
     with atomic_path(OUT / "records.csv") as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+        writer.writerows(
+            {
+                key: round(value, 3) if isinstance(value, float) else value
+                for key, value in row.items()
+            }
+            for row in rows
+        )
     total = {key: sum(row[key] for row in rows) for key in ("beats", "tp", "fn", "fp")}
     summary = {
         "command": "python tests/bench/rpeaks.py DIR",
@@ -62,12 +82,25 @@ def main(directory):
         "sensitivity": 100 * total["tp"] / total["beats"],
         "positive_predictivity": 100 * total["tp"] / (total["tp"] + total["fp"]),
         "median_error_ms": float(np.median(np.concatenate(errors))),
-        "cpu_seconds_per_record": {"median": float(np.median([row["cpu_seconds"] for row in rows])), "max": max(row["cpu_seconds"] for row in rows)},
+        "cpu_seconds_per_record": {
+            "median": float(np.median([row["cpu_seconds"] for row in rows])),
+            "max": max(row["cpu_seconds"] for row in rows),
+        },
         "cores": len(os.sched_getaffinity(0)),
         "versions": versions(),
     }
     write_json(OUT / "summary.json", summary)
-    print({key: summary[key] for key in ("sensitivity", "positive_predictivity", "median_error_ms", "cpu_seconds_per_record")})
+    print(
+        {
+            key: summary[key]
+            for key in (
+                "sensitivity",
+                "positive_predictivity",
+                "median_error_ms",
+                "cpu_seconds_per_record",
+            )
+        }
+    )
 
 
 if __name__ == "__main__":

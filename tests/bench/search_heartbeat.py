@@ -30,7 +30,9 @@ def part_of(train, rows, seed):
 
     if rows >= len(train):
         return train
-    kept, _ = train_test_split(np.arange(len(train)), train_size=rows, stratify=train.y, random_state=seed)
+    kept, _ = train_test_split(
+        np.arange(len(train)), train_size=rows, stratify=train.y, random_state=seed
+    )
     return train[np.sort(kept)]
 
 
@@ -44,7 +46,10 @@ def trained(model, parts, model_options, fit_options, seed, work):
     keras.utils.set_random_seed(seed)
     network = build_model(model, like=parts[0], **model_options)
     report = fit_and_report(network, *parts, out_dir=work / f"seed{seed}", seed=seed, **fit_options)
-    row = {"seed": seed, **{name: report["test"][name] for name in ("accuracy", "macro_f1", "macro_auc")}}
+    row = {
+        "seed": seed,
+        **{name: report["test"][name] for name in ("accuracy", "macro_f1", "macro_auc")},
+    }
     row |= {"val_macro_f1": report["val"]["macro_f1"], "fit_seconds": report["seconds"]["fit"]}
     print(row, flush=True)
     return row | {"cores": len(os.sched_getaffinity(0)), "parameters": int(network.count_params())}
@@ -79,7 +84,9 @@ def searched(options, train, val, work):
     )
     ended = json.loads((work / "ended.json").read_text())
     return {
-        "command": shlex.join(["python", "tests/bench/search_heartbeat.py", *sys.argv[1:]]).replace(options.data, "DIR"),
+        "command": shlex.join(["python", "tests/bench/search_heartbeat.py", *sys.argv[1:]]).replace(
+            options.data, "DIR"
+        ),
         "machine": f"{os.cpu_count()} cores, {options.workers} workers",
         "data": f"MIT-BIH beats as CSV, {options.rows:,} of {len(train):,} training rows, "
         f"{min(options.val_rows, len(val)):,} of {len(val):,} validation rows; patients mixed",
@@ -106,9 +113,21 @@ def main():
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--strategy", default="hyperband")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="as `ecg-keras tune --set`")
-    parser.add_argument("--retrain", action="store_true", help="train the winner and the default, instead of searching")
-    parser.add_argument("--only", choices=("winner", "default"), help="with --retrain: one of the two")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="as `ecg-keras tune --set`",
+    )
+    parser.add_argument(
+        "--retrain",
+        action="store_true",
+        help="train the winner and the default, instead of searching",
+    )
+    parser.add_argument(
+        "--only", choices=("winner", "default"), help="with --retrain: one of the two"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "outputs" / "scratch")
@@ -129,7 +148,10 @@ def main():
         print(json.dumps(result, indent=1))
         return
     result = json.loads((out / "result.json").read_text())
-    chosen = {"winner": (decoded(result["model_options"]), result["fit_options"]), "default": ({}, {})}
+    chosen = {
+        "winner": (decoded(result["model_options"]), result["fit_options"]),
+        "default": ({}, {}),
+    }
     for name in [options.only] if options.only else chosen:
         model_options, fit_options = chosen[name]
         fit_options = {key: value for key, value in fit_options.items() if key != "epochs"}

@@ -47,7 +47,9 @@ def run(folder, trials):
 
 def start(folder, trials):
     command = [sys.executable, __file__, "--run", str(folder), "--trials", str(trials)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def children(process):
@@ -70,7 +72,10 @@ def finished(folder):
 
 def progress(folder):
     """What changes when an epoch or a trial has ended."""
-    files = [*pathlib.Path(folder).glob("trials/*/checkpoint/state.json"), *pathlib.Path(folder).glob("trials/*/result.json")]
+    files = [
+        *pathlib.Path(folder).glob("trials/*/checkpoint/state.json"),
+        *pathlib.Path(folder).glob("trials/*/result.json"),
+    ]
     stamps = set()
     for file in files:
         try:
@@ -118,13 +123,19 @@ def main():
     began, kills, seen, twice, starts = time.time(), [], {}, 0, 1
     process = start(work / "killed", options.trials)
     while True:
-        ended = process.wait() is not None if len(kills) == options.kills else wait(process, work / "killed", rng)
+        ended = (
+            process.wait() is not None
+            if len(kills) == options.kills
+            else wait(process, work / "killed", rng)
+        )
         now = finished(work / "killed")
         twice += sum(now.get(trial) != row for trial, row in seen.items())
         seen = now
         if ended and process.returncode:
             sys.exit(process.stderr.read().decode())
-        if ended and len(kills) < options.kills:  # done too soon: the rest of the kills meet a finished search
+        if (
+            ended and len(kills) < options.kills
+        ):  # done too soon: the rest of the kills meet a finished search
             print(f"finished after {len(kills)} kills", flush=True)
         if ended:
             break
@@ -132,7 +143,13 @@ def main():
         workers = children(process)
         if what == "worker" and not workers:
             continue
-        for pid in workers if what == "worker" else [process.pid] if what == "search" else [process.pid, *workers]:
+        for pid in (
+            workers
+            if what == "worker"
+            else [process.pid]
+            if what == "search"
+            else [process.pid, *workers]
+        ):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -144,17 +161,25 @@ def main():
             starts += 1
             process = start(work / "killed", options.trials)
     killed = finished(work / "killed")
-    differences = [abs(killed[trial][1] - whole[trial][1]) for trial in whole if trial in killed and whole[trial][1] is not None]
+    differences = [
+        abs(killed[trial][1] - whole[trial][1])
+        for trial in whole
+        if trial in killed and whole[trial][1] is not None
+    ]
     result = {
         "command": "python tests/bench/search_kills.py " + " ".join(sys.argv[1:]),
         "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "data": "synthetic sines, seed 0 and 1",
         "kills": len(kills),
-        "by_kind": {kind: sum(kill["what"] == kind for kill in kills) for kind in ("worker", "search", "both")},
+        "by_kind": {
+            kind: sum(kill["what"] == kind for kill in kills)
+            for kind in ("worker", "search", "both")
+        },
         "starts_of_the_search": starts,
         "trials_undisturbed": len(whole),
         "trials_killed": len(killed),
-        "same_trials_and_options": {t: row[0] for t, row in whole.items()} == {t: row[0] for t, row in killed.items()},
+        "same_trials_and_options": {t: row[0] for t, row in whole.items()}
+        == {t: row[0] for t, row in killed.items()},
         "results_written_twice": twice,
         "largest_difference_of_a_value": max(differences, default=None),
         "values_that_differ": sum(difference > 1e-9 for difference in differences),

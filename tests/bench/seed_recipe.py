@@ -39,7 +39,9 @@ def build_cnn(shape, n_classes):
     for filters in (32, 64, 128, 256):
         model.add(layers.Conv2D(filters, (3, 3), activation="relu", padding="same"))
         model.add(layers.BatchNormalization())
-        model.add(layers.MaxPooling2D((2, 2), padding="same"))  # 33 x 4 images: "valid" would leave nothing
+        model.add(
+            layers.MaxPooling2D((2, 2), padding="same")
+        )  # 33 x 4 images: "valid" would leave nothing
         model.add(layers.Dropout(0.25))
     model.add(layers.GlobalAveragePooling2D())
     model.add(layers.Dense(128, activation="relu"))
@@ -62,15 +64,19 @@ def run(directory, *, epochs=10, seed=0):
     test = pd.read_csv(pathlib.Path(directory) / "mitbih_test.csv", header=None)
     x, y = train.iloc[:, :-1].values, train.iloc[:, -1].values.astype(int)
     x_test, y_test = test.iloc[:, :-1].values, test.iloc[:, -1].values.astype(int)
-    x_train, x_val, y_train, y_val = train_test_split(x, y, test_size=0.1, stratify=y, random_state=seed)
+    x_train, x_val, y_train, y_val = train_test_split(
+        x, y, test_size=0.1, stratify=y, random_state=seed
+    )
 
     scaler = StandardScaler()
     x_train = scaler.fit_transform(x_train)
     x_val, x_test = scaler.transform(x_val), scaler.transform(x_test)
-    x_train, y_train = SMOTE(random_state=seed, k_neighbors=min(5, np.bincount(y_train).min() - 1)).fit_resample(
-        x_train, y_train
+    x_train, y_train = SMOTE(
+        random_state=seed, k_neighbors=min(5, np.bincount(y_train).min() - 1)
+    ).fit_resample(x_train, y_train)
+    images, images_val, images_test = (
+        spectrogram_images(part) for part in (x_train, x_val, x_test)
     )
-    images, images_val, images_test = (spectrogram_images(part) for part in (x_train, x_val, x_test))
     seconds_before_fit = time.perf_counter() - start
 
     model = build_cnn(images.shape[1:], len(CLASSES))
@@ -86,13 +92,21 @@ def run(directory, *, epochs=10, seed=0):
         epochs=epochs,
         batch_size=128,
         callbacks=[
-            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.5, patience=3, min_lr=1e-6),
-            keras.callbacks.EarlyStopping(monitor="val_loss", patience=5, restore_best_weights=True),
+            keras.callbacks.ReduceLROnPlateau(
+                monitor="val_loss", factor=0.5, patience=3, min_lr=1e-6
+            ),
+            keras.callbacks.EarlyStopping(
+                monitor="val_loss", patience=5, restore_best_weights=True
+            ),
         ],
         verbose=2,
     )
     predicted = model.predict(images_test, verbose=0).argmax(axis=1)
-    print(classification_report(y_test, predicted, labels=range(5), target_names=CLASSES, zero_division=0))
+    print(
+        classification_report(
+            y_test, predicted, labels=range(5), target_names=CLASSES, zero_division=0
+        )
+    )
     return {
         "accuracy": accuracy_score(y_test, predicted),
         "macro_f1": f1_score(y_test, predicted, average="macro", labels=range(5), zero_division=0),
