@@ -42,7 +42,7 @@ class Comparison(dict):
         return self.out_dir / "compare.html"
 
     def _repr_html_(self):
-        return _run_table(self["runs"])
+        return _run_table(self["runs"], _order(self["runs"]))
 
 
 def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
@@ -75,20 +75,13 @@ def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
     names = _short_names(run_dirs)
     runs = [_read_run(path, name) for path, name in zip(run_dirs, names)]
     pairs, unpaired = _pair_up(runs, seed, n_boot)
-    key = (
-        "macro_auc"
-        if all(run["report"].get("task") == "multi-label" for run in runs)
-        else "macro_f1"
-    )
-    runs.sort(key=lambda run: -(run["report"]["test"].get(key) or 0))
+    order = _order([run["report"] for run in runs])
+    runs.sort(key=lambda run: -(run["report"]["test"].get(order[0]) or 0))
     rows = [_row(run) for run in runs]
     result = Comparison(
         {"runs": rows, "pairs": pairs, "unpaired": unpaired, "seed": seed, "n_boot": n_boot},
         out_dir,
     )
-    order = sorted(
-        _METRICS, key=lambda name: name != key
-    )  # what the runs are ordered by comes first
     pictures = _pictures(runs, rows, order)
     write_json(out_dir / "compare.json", result)
     text = io.StringIO()
@@ -103,6 +96,13 @@ def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
             part.write_bytes(data)
     write_text(result.page, _page(result, runs, pictures, order))
     return result
+
+
+def _order(runs):
+    """The metrics, first what runs are ordered by: macro-F1, or macro-AUC (all multi-label)."""
+    multi_label = all(run.get("task") == "multi-label" for run in runs)
+    first = "macro_auc" if multi_label else "macro_f1"
+    return sorted(_METRICS, key=lambda name: name != first)
 
 
 def _short_names(run_dirs):

@@ -61,6 +61,11 @@ def test_files_agree_with_each_other(comparison):
     )
 
 
+def test_a_notebook_shows_the_table_of_the_page(comparison):
+    shown = comparison._repr_html_()
+    assert shown.count("<tr>") == 4 and shown in comparison.page.read_text()
+
+
 @pytest.mark.parametrize("width", [1200, 390])
 def test_chromium_shows_the_page(comparison, width):
     seen = open_page(comparison.page, width=width)
@@ -132,6 +137,7 @@ def test_multi_label_runs_are_ordered_by_auc(tmp_path):
     )
     result = compare([first, second], tmp_path / "out", n_boot=20)
     assert [row["run"] for row in result["runs"]] == ["second", "first"]
+    assert result._repr_html_() in result.page.read_text()  # macro-AUC first there too
     assert (
         result["pairs"][0]["macro_auc"]["difference"] == 0
     )  # from the predictions, which are the same
