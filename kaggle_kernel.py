@@ -90,10 +90,10 @@ def main():
             model=MODEL,
             out_dir=f"{OUT}/search",
             hours=SEARCH_HOURS,
-            seed=SEED,
             previous=INPUTS,
+            **fit_options,
         )
-        model_options, fit_options = best.model_options, fit_options | best.fit_options
+        model_options, fit_options = best.model_options, best.fit_options | fit_options
     elif MODEL == "cnn2d":  # images made once; the other families take signals
         parts = tuple(to_spectrograms(part) for part in parts)
     keras.utils.set_random_seed(SEED)

@@ -11,7 +11,9 @@ from importlib import metadata, util
 import pytest
 from notebooks import bare_python, environment, run_cell
 
+import ecg_keras.search  # noqa: F401 - the module, beside the function of that name
 from ecg_keras.demo import write_demo_csv
+from ecg_keras.search_result import Search
 
 ROOT = pathlib.Path(__file__).parents[1]
 KERNEL = ROOT / "kaggle_kernel.py"
@@ -31,6 +33,27 @@ def test_kernel_runs_as_a_notebook_cell(tmp_path):
     assert {"report.html", "model.keras", "history.csv"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
+
+
+def test_epochs_that_the_user_gave_go_before_those_of_a_search(tmp_path, monkeypatch):
+    asked = {}
+
+    def search(train, val, *, model, out_dir, **options):
+        asked.update(options)
+        found = {"epochs": 9, "batch_size": 16}
+        return Search(model, {"filters": (4,)}, found, None, 0.5, out_dir, "time")
+
+    monkeypatch.setattr(sys.modules["ecg_keras.search"], "search", search)
+    write_demo_csv(tmp_path / "inputs", n_beats=40)
+    out = tmp_path / "out"
+    settings = {"EPOCHS": 1, "SEED": 3, "SEARCH_HOURS": 0.1, "EXPLAIN": 0, "OUT": out}
+    for name, value in (settings | {"INPUTS": tmp_path / "inputs"}).items():
+        monkeypatch.setenv(f"ECG_KERAS_{name}", str(value))
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    runpy.run_path(str(KERNEL))["main"]()
+    report = json.loads((out / "report.json").read_text())
+    assert (report["epochs_run"], report["settings"]["batch_size"], report["seed"]) == (1, 16, 3)
+    assert (asked["epochs"], asked["seed"], asked["hours"]) == (1, 3, 0.1)
 
 
 @pytest.fixture(scope="module")
