@@ -203,10 +203,11 @@ def _preset(options):
                     f"--preset {options.preset} goes on from models that are trained already; give them with --set {key}=..."
                 )
         return preset
-    for name in (options.model, f"ptbxl-{options.model}", f"heartbeat-{options.model}"):
-        if name in known and given.issuperset(known[name].get("needs", ())):
+    for name, preset in known.items():
+        own = name.removeprefix("ptbxl-").removeprefix("heartbeat-").replace("-", "_")
+        if own == options.model and given.issuperset(preset.get("needs", ())):
             print(f"with the settings of --preset {name} (--preset none for the plain defaults)")
-            return known[name]
+            return preset
     return {}
 
 

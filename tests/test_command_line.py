@@ -1,11 +1,13 @@
+import argparse
 import json
 import subprocess
 import sys
 
 import pytest
 
-from ecg_keras.__main__ import main
+from ecg_keras.__main__ import _preset, main
 from ecg_keras.demo import write_demo_csv
+from ecg_keras.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,35 @@ def test_a_model_brings_its_own_settings_unless_told_otherwise(tmp_path, capsys)
     assert "--preset" not in capsys.readouterr().out
     assert main([*words, "--preset", "rythm"]) == 2
     assert "'rhythm'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "family"),
+    sorted(
+        {
+            (source, preset["model"]["name"])
+            for source in PRESETS
+            for preset in PRESETS[source].values()
+        }
+    ),
+)
+def test_each_family_finds_its_own_settings(source, family, capsys):
+    given = [
+        f"{need}={{}}" for preset in PRESETS[source].values() for need in preset.get("needs", ())
+    ]
+    found = _preset(argparse.Namespace(source=source, model=family, preset=None, set=given))
+    assert found["model"]["name"] == family
+    assert "with the settings of --preset " in capsys.readouterr().out
+
+
+def test_a_variant_is_used_only_by_its_name():
+    found = lambda source, model, preset: _preset(
+        argparse.Namespace(source=source, model=model, preset=preset, set=[])
+    )
+    known, fast = PRESETS["mitbih-csv"], "heartbeat-resnet1d-fast"
+    assert found("mitbih-csv", "resnet1d", None) is known["heartbeat-resnet1d"]
+    assert found("mitbih-csv", "resnet1d", fast) is known[fast]
+    assert found("ptbxl", "hybrid", None) == {}  # ptbxl-best is one of many hybrids
 
 
 def test_settings_for_branches_trained_before_are_not_used_without_them(tmp_path, capsys):
