@@ -22,6 +22,11 @@ _BAND = 0.005  # differences of a figure below this are luck of few rows; of suc
 MONITORS = {"macro_f1": metrics.macro_f1, "macro_auc": metrics.macro_auc, "loss": None}
 
 
+def default_monitor(ds):
+    """The validation figure that chooses epochs and trials: macro-F1, or macro-AUC (multi-label)."""
+    return "macro_auc" if ds.multi_label else "macro_f1"
+
+
 def sign(monitor):
     """1 where a higher figure is better, -1 where a lower one is."""
     return -1 if monitor == "loss" else 1

@@ -159,6 +159,7 @@ def search(
     require("keras_tuner", "tune")
     import keras
 
+    from ecg_keras.epochs import default_monitor
     from ecg_keras.supervisor import Supervisor
 
     space = declare(model, train, **narrowed)
@@ -175,7 +176,7 @@ def search(
     with _locked(folder):
         _prepare(folder, identity, job, fresh, previous)
         rows = len(train if full_train is None else full_train) / len(train)
-        objective = "val_macro_auc" if train.multi_label else "val_macro_f1"
+        objective = f"val_{default_monitor(train)}"
         run = Supervisor(
             folder,
             space,

@@ -22,7 +22,7 @@ from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
 from ecg_keras.crops import crop_length
 from ecg_keras.dataset import ECGDataset, check_parts
-from ecg_keras.epochs import MONITORS, Epochs, architecture
+from ecg_keras.epochs import MONITORS, Epochs, architecture, default_monitor
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.report import write_report
 from ecg_keras.serving import check_card, check_fits, load_served, predict, save_served
@@ -266,7 +266,7 @@ def fit(
     check_option("schedule", schedule, SCHEDULES)
     monitor = check_option("monitor", monitor, ("auto", *MONITORS))
     if monitor == "auto":
-        monitor = "macro_auc" if train.multi_label else "macro_f1"
+        monitor = default_monitor(train)
     for name, value in (
         ("epochs", epochs),
         ("batch_size", batch_size),

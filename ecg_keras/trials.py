@@ -111,6 +111,7 @@ def _trained(folder, job, trial, train, val, alive):
     import keras
 
     from ecg_keras.balance import balance_train
+    from ecg_keras.epochs import default_monitor
     from ecg_keras.models import build_model
     from ecg_keras.training import fit
 
@@ -128,7 +129,7 @@ def _trained(folder, job, trial, train, val, alive):
         epochs=job["epochs"],
         seed=job["seed"],
         until=trial["until"],
-        callbacks=[_progress(folder, alive)],
+        callbacks=[_progress(folder, f"val_{default_monitor(train)}", alive)],
         progress=False,
         **options,
     )
@@ -149,8 +150,8 @@ def _trained(folder, job, trial, train, val, alive):
     }
 
 
-def _progress(folder, alive):
-    """A callback that stops a diverged trial and tells of each finished epoch."""
+def _progress(folder, figure, alive):
+    """A callback that stops a diverged trial and tells each finished epoch and the best `figure`."""
     import keras
 
     def told(epoch, logs):
@@ -158,8 +159,7 @@ def _progress(folder, alive):
             raise ValueError("the loss is not finite: the training diverged")
         state = read_json(folder / "checkpoint" / "state.json")
         if alive is not None and state is not None:
-            row = state["rows"][state["best"]]
-            value = next(row[key] for key in ("val_macro_f1", "val_macro_auc") if key in row)
+            value = state["rows"][state["best"]][figure]
             alive({"epoch": epoch + 1, "value": value, "rss_mb": resident_mb()})
 
     return keras.callbacks.LambdaCallback(on_epoch_end=told)

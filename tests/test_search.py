@@ -343,6 +343,18 @@ def test_a_trial_goes_on_after_the_last_finished_epoch(tmp_path):
     np.testing.assert_allclose(result["curve"], undisturbed["curve"], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("multi_label", "figure"), [(False, "val_macro_f1"), (True, "val_macro_auc")]
+)
+def test_what_is_told_of_a_running_trial_is_the_figure_it_is_ranked_by(
+    tmp_path, multi_label, figure
+):
+    job, told = a_trial(tmp_path / "0000"), []
+    parts = [toy_dataset(30, seed=seed, multi_label=multi_label) for seed in (0, 1)]
+    result = trials.run_trial(tmp_path / "0000", job, *parts, alive=told.append)
+    assert result["objective"] == figure and told[-1]["value"] == result["value"]
+
+
 def test_a_failed_trial_is_a_result_with_its_reason(tmp_path):
     job = a_trial(tmp_path / "0000", learning_rate=-1.0)
     result = trials.run_trial(tmp_path / "0000", job, toy_dataset(30), toy_dataset(30, seed=1))
