@@ -5,6 +5,7 @@ Conventions
 Memory is in MB of 10^6 bytes. Nothing here needs a backend to be loaded that is not.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -13,9 +14,15 @@ import sys
 
 
 def peak_rss_mb():
-    """Most memory this process ever held, in MB (10^6 bytes)."""
-    import resource
+    """Most memory this process ever held, in MB of 10^6 bytes; None where nothing says it."""
+    try:
+        import resource
+    except ImportError:  # Windows, where psutil says it
+        with contextlib.suppress(ImportError, AttributeError):
+            import psutil
 
+            return psutil.Process().memory_info().peak_wset / 1e6
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 

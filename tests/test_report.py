@@ -3,12 +3,15 @@ import html.parser
 import json
 import pathlib
 import re
+import sys
+import types
 
 import numpy as np
 import pytest
 from chromium import open_page
 from conftest import toy_dataset
 
+from ecg_keras.machine import peak_rss_mb
 from ecg_keras.metrics import evaluate
 from ecg_keras.plots import plot_signal, png
 from ecg_keras.report import Report, record_result, results_table, write_report
@@ -122,6 +125,21 @@ def multi_label_run(tmp_path_factory):
     ]
     parts = [part.replace(source="a registry", classes=("A/B", "<C>", "D")) for part in parts]
     return write(tmp_path_factory.mktemp("run") / "multi", parts)
+
+
+def test_a_system_without_resource_still_makes_a_report(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    memory = types.SimpleNamespace(peak_wset=123e6)  # what psutil says on Windows
+    process = types.SimpleNamespace(memory_info=lambda: memory)
+    psutil = types.SimpleNamespace(Process=lambda: process)
+    monkeypatch.setitem(sys.modules, "psutil", psutil)
+    assert peak_rss_mb() == 123
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert peak_rss_mb() is None
+    report = write(tmp_path, peak_rss_mb=peak_rss_mb())
+    assert "peak memory" not in report.page.read_text()
+    row = record_result(tmp_path / "results.csv", [tmp_path], protocol="p", command="c")
+    assert row["peak_rss_mb"] == ""
 
 
 def test_the_folder_holds_every_file_and_nothing_half_written(signals_run):
