@@ -134,7 +134,7 @@ def beat_rows(directory, records, preparation, *, on_error="raise"):
         if synthetic
         else "MIT-BIH Arrhythmia Database, raw records",
         preparation=dataclasses.asdict(preparation),
-        notes=(_classes_note(preparation, left_out), *skipped),
+        notes=(_classes_note(preparation, left_out), *_late_note(parts), *skipped),
         seconds={"load": time.perf_counter() - start},
     )
     return ds, joined["symbols"]
@@ -149,6 +149,13 @@ def _classes_note(preparation, left_out):
     )
     counts = ", ".join(f"{count:,} {key}" for key, count in left_out.items() if count) or "none"
     return f"Classes {preparation.classes} ({' '.join(CLASSES[preparation.classes])}{fusion}); beats left out: {counts}."
+
+
+def _late_note(parts):
+    """How many annotations were left out because they lie after their recording, as sentences."""
+    late = [f"{recording.late} ({recording.name})" for recording, _ in parts if recording.late]
+    told = "Annotations at or after the end of their recording, left out"
+    return [f"{told}: {', '.join(late)}."] if late else []
 
 
 def _rows_of(recording, preparation):

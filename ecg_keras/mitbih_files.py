@@ -13,7 +13,7 @@ import numpy as np
 
 from ecg_keras.recordings import aami_classes, list_records, read_recording
 from ecg_keras.signals import resample
-from ecg_keras.storage import atomic_path
+from ecg_keras.storage import atomic_path, write_text
 
 _FS, _SAMPLES, _WINDOW_S = 125.0, 187, 10.0
 _CLASSES = "NSVFQ"
@@ -43,7 +43,13 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
     Returns
     -------
     str
-        One line: rows, classes, files, recordings skipped.
+        One line: rows, classes, files, annotations and recordings left out.
+
+    Raises
+    ------
+    ValueError
+        If a recording cannot be read, or `out_dir` holds measured files and these are synthetic, or the
+        other way round.
 
     Notes
     -----
@@ -61,7 +67,7 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
     """
     start, out_dir = time.perf_counter(), pathlib.Path(out_dir)
     rows, labels, origin, skipped = [], [], [], []
-    synthetic = False
+    synthetic, late = False, 0
     names = list_records(records_dir)
     for name in names:
         try:
@@ -71,7 +77,7 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
                 raise
             skipped.append(str(error))
             continue
-        synthetic |= recording.synthetic
+        synthetic, late = synthetic | recording.synthetic, late + recording.late
         cut, kept = _cut(recording)
         rows.append(cut)
         labels.append([_CLASSES.index(label) for label in aami_classes(recording.symbols[kept])])
@@ -83,6 +89,7 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
     if not rows:
         raise ValueError(f"{records_dir}: none of {len(names)} records could be read: {skipped[0]}")
     rows, labels = np.concatenate(rows), np.concatenate(labels)
+    _mark(out_dir, synthetic)
     parts = _divided(labels, test_fraction, np.random.default_rng(seed))
     for part, chosen in parts.items():
         with atomic_path(out_dir / f"mitbih_{part}.csv") as path:
@@ -95,15 +102,31 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
             for row, i in enumerate(chosen):
                 record, patient, sample, symbol = origin[i]
                 file.write(f'{part},{row},{record},{patient},{sample},"{symbol}"\n')
-    if synthetic:
-        (out_dir / "SYNTHETIC.txt").write_text(
-            "These beats are of synthetic recordings; they were not measured.\n"
-        )
     counts = ", ".join(
         f"{name} {count:,}" for name, count in zip(_CLASSES, np.bincount(labels, minlength=5))
     )
     line = f"{len(rows):,} rows of {len(names) - len(skipped)} records: {counts}; in {out_dir}, {time.perf_counter() - start:.0f} s"
+    if late:
+        line += f"; annotations after the end of their recording, left out: {late}"
     return line + "".join(f"\nskipped: {error}" for error in skipped)
+
+
+def _mark(out_dir, synthetic):
+    """Write the marker of synthetic files, before any of them; refuse a folder of the other kind."""
+    marker = out_dir / "SYNTHETIC.txt"
+    present = [file for file in sorted(out_dir.glob("mitbih_t*.csv")) if file.is_file()]
+    if synthetic and present and not marker.exists():
+        raise ValueError(
+            f"{present[0]} is not marked as synthetic, and these recordings are synthetic; "
+            "give another out_dir."
+        )
+    if not synthetic and marker.exists():
+        raise ValueError(
+            f"{marker} marks what is in the folder as synthetic, and these recordings are measured; "
+            "give another out_dir."
+        )
+    if synthetic:
+        write_text(marker, "These beats are of synthetic recordings; they were not measured.\n")
 
 
 def _read(directory, name):

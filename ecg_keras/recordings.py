@@ -52,6 +52,7 @@ class Recording:
     symbols: np.ndarray  # one character each
     flutter: tuple = ()  # (first, last) sample of each stretch of ventricular flutter, whose waves are no beats
     synthetic: bool = False
+    late: int = 0  # annotations at or after the end, which were left out
 
 
 def list_records(directory):
@@ -94,7 +95,8 @@ def read_recording(directory, name, *, lead="MLII"):
     ------
     ValueError
         If a file is missing, truncated or contradicts the header, a lead is absent, constant or holds
-        NaN, an annotation lies beyond the end, or there is no beat; names the recording.
+        NaN, there is no beat, or annotations are not of this signal; names the recording. A few at or
+        after its end (within a second, and not more than 1 % or one) are left out and counted as `late`.
     ImportError
         If wfdb is not installed.
     """
@@ -120,18 +122,14 @@ def read_recording(directory, name, *, lead="MLII"):
             )
     with _wide_bytes():
         notes = _read(wfdb.rdann, base, ".atr", extension="atr")
-    if len(notes.sample) and (notes.sample.max() >= len(signal) or notes.sample.min() < 0):
-        raise ValueError(
-            f"record {name}: annotation at sample {int(notes.sample.max())} lies beyond the end of the signal "
-            f"({len(signal)} samples); {name}.atr belongs to another recording, or {name}.hea gives too short a length."
-        )
-    symbols = np.asarray(notes.symbol)
+    inside = _inside(name, notes.sample, len(signal), record.fs)
+    samples, symbols = notes.sample[inside], np.asarray(notes.symbol)[inside]
     beats = np.isin(symbols, list(BEAT_SYMBOLS))
     if beats.sum() < 10:
         raise ValueError(
             f"record {name}: {name}.atr holds {int(beats.sum())} beat annotations; at least 10 are needed."
         )
-    peaks, order = np.unique(notes.sample[beats].astype(np.int64), return_index=True)
+    peaks, order = np.unique(samples[beats].astype(np.int64), return_index=True)
     return Recording(
         name,
         signal,
@@ -140,8 +138,9 @@ def read_recording(directory, name, *, lead="MLII"):
         record.units[0],
         peaks,
         symbols[beats][order],
-        _flutter(notes.sample, symbols, len(signal)),
+        _flutter(samples, symbols, len(signal)),
         any("synthetic" in comment.lower() for comment in header.comments),
+        int((~inside).sum()),
     )
 
 
@@ -228,6 +227,19 @@ def _columns(name, present, lead):
             raise ValueError(f"record {name}: lead {of!r} is absent; it has {', '.join(present)}.")
         columns.append(rest[0] if of == "other" else present.index(of))
     return columns
+
+
+def _inside(name, samples, length, fs):
+    """Which annotations lie in the signal; an error where the others are too far out, or too many."""
+    late, first, last = samples >= length, samples.min(initial=0), samples.max(initial=0)
+    if first < 0 or last > length - 1 + fs or late.sum() > max(1, 0.01 * len(samples)):
+        worst, where = (first, "before the start") if first < 0 else (last, "beyond the end")
+        raise ValueError(
+            f"record {name}: annotation at sample {int(worst)} lies {where} of the signal ({length} "
+            f"samples; {late.sum()} of {len(samples)} annotations lie after it); {name}.atr belongs to "
+            f"another recording, or {name}.hea gives too short a length."
+        )
+    return ~late
 
 
 def _flutter(samples, symbols, length):

@@ -84,6 +84,16 @@ def test_csv_has_the_form_of_the_kaggle_files(tmp_path):
     assert "not measured" in (folder / "SYNTHETIC.txt").read_text()
 
 
+def test_the_marker_is_there_before_any_file(tmp_path, monkeypatch):
+    def killed(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo.np, "savetxt", killed)
+    with pytest.raises(KeyboardInterrupt):
+        demo.write_demo_csv(tmp_path, n_beats=40)
+    assert [file.name for file in tmp_path.iterdir()] == ["SYNTHETIC.txt"]
+
+
 def test_same_seed_writes_the_same_file(tmp_path):
     texts = [
         (

@@ -256,6 +256,53 @@ def test_damaged_records_are_named(folder, kind):
     assert set(ds.records) == {"demo002"} and any("demo001" in note for note in ds.notes)
 
 
+def annotate(folder, *late):
+    """Add beats to record demo001 so many samples after its last one."""
+    wfdb = pytest.importorskip("wfdb")
+    beats = read_recording(folder, "demo001")
+    samples = [*beats.peaks, *(len(beats.signal) - 1 + after for after in late)]
+    symbols = [*beats.symbols, *("N" for _ in late)]
+    wfdb.wrann("demo001", "atr", np.array(samples), symbol=symbols, write_dir=str(folder))
+
+
+@pytest.mark.parametrize("after", [1, 360])  # the second: one second after the last sample
+def test_an_annotation_just_after_the_last_sample_is_dropped_and_told(folder, after):
+    before = load_beats(folder, ["demo001", "demo002"])
+    annotate(folder, after)
+    ds = load_beats(folder, ["demo001", "demo002"])
+    np.testing.assert_array_equal(ds.x, before.x)
+    np.testing.assert_array_equal(ds.metadata, before.metadata)
+    told = "Annotations at or after the end of their recording, left out: 1 (demo001)."
+    assert told in ds.notes and told not in before.notes
+    assert "end of their recording, left out: 1" in make_mitbih_csv(folder, folder / "csv")
+
+
+@pytest.mark.parametrize("late", [[361], [1, 2]])
+def test_annotations_far_beyond_the_end_or_many_are_of_another_file(folder, late):
+    annotate(folder, *late)
+    with pytest.raises(ValueError, match="record demo001: annotation at sample .* beyond the end"):
+        load_beats(folder, ["demo001"])
+
+
+def test_an_annotation_before_the_first_sample_is_refused(folder, monkeypatch):
+    wfdb = pytest.importorskip("wfdb")
+    read = wfdb.rdann
+
+    def shifted(*args, **options):
+        notes = read(*args, **options)
+        notes.sample[0] = -3
+        return notes
+
+    monkeypatch.setattr(wfdb, "rdann", shifted)
+    with pytest.raises(ValueError, match="record demo001: annotation at sample -3 "):
+        load_beats(folder, ["demo001"])
+
+
+def test_the_real_record_with_a_beat_at_its_end_is_read():
+    ds = load_beats(real_data("svdb"), ["860"], lead="ECG1", features=None)
+    assert "Annotations at or after the end of their recording, left out: 1 (860)." in ds.notes
+
+
 def test_nan_in_a_signal_is_refused(folder):
     wfdb = pytest.importorskip("wfdb")
     record = wfdb.rdrecord(str(folder / "demo001"))
@@ -325,6 +372,41 @@ def test_csv_files_name_the_record_of_every_row(written, tmp_path):
     row = table[(table["part"] == "test")][3]
     recording = read_recording(written, row["record"])
     assert row["sample"] in recording.peaks
+
+
+def test_synthetic_csv_files_are_marked_before_they_are_there(written, tmp_path, monkeypatch):
+    from ecg_keras import mitbih_files
+
+    write = np.savetxt
+
+    def killed(path, *args, **options):
+        write(path, *args, **options)
+        if "test" in path.name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(mitbih_files.np, "savetxt", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_mitbih_csv(written, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "SYNTHETIC.txt",
+        "mitbih_train.csv",
+    ]
+
+
+def test_synthetic_and_measured_csv_files_are_kept_apart(written, folder, tmp_path):
+    measured, marked = tmp_path / "measured", tmp_path / "marked"
+    for header in folder.glob("*.hea"):
+        header.write_text(header.read_text().replace("synthetic", "real"))
+    make_mitbih_csv(folder, measured)
+    text = (measured / "mitbih_train.csv").read_text()
+    with pytest.raises(ValueError, match="mitbih_test.csv is not marked as synthetic"):
+        make_mitbih_csv(written, measured)
+    assert (measured / "mitbih_train.csv").read_text() == text
+    assert not (measured / "SYNTHETIC.txt").exists()
+    make_mitbih_csv(written, marked)
+    with pytest.raises(ValueError, match="SYNTHETIC.txt marks .* as synthetic"):
+        make_mitbih_csv(folder, marked)
+    make_mitbih_csv(written, marked)
 
 
 def test_csv_rows_are_those_of_the_published_files(tmp_path):
