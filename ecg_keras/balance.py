@@ -15,6 +15,7 @@ from ecg_keras._checks import check_option
 from ecg_keras.dataset import Balance
 
 METHODS = (None, "smote", "smote-tomek", "class_weight", "sampler")
+MADE = "(made)"  # patient and record of a row that no source holds
 
 
 def balance_train(train, method, *, caps=None, seed=0):
@@ -77,9 +78,11 @@ def balance_train(train, method, *, caps=None, seed=0):
     start = time.perf_counter()
     x, y, metadata, kept = _smote(train, caps, seed, tomek=method == "smote-tomek")
     seconds = {**(train.seconds or {}), "balance": time.perf_counter() - start}
+    digests = train.row_digests()
     return train.replace(
         x=x,
         y=y,
+        digests=None if digests is None else np.where(kept < 0, 0, digests[kept]),
         metadata=metadata,
         patients=_names(train.patients, kept),
         records=_names(train.records, kept),
@@ -93,8 +96,8 @@ def balance_train(train, method, *, caps=None, seed=0):
 
 
 def _names(names, kept):
-    """Names of the measured rows, and "(made)" for the others, so that shared patients are still found."""
-    return None if names is None else np.where(kept < 0, "(made)", names[kept])
+    """Names of the measured rows, `MADE` for the others: shared patients are still found."""
+    return None if names is None else np.where(kept < 0, MADE, names[kept])
 
 
 def _smote(train, caps, seed, *, tomek):

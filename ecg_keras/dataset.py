@@ -15,7 +15,7 @@ import numpy as np
 
 from ecg_keras._checks import check_finite
 from ecg_keras.splits import split
-from ecg_keras.storage import fingerprint
+from ecg_keras.storage import digest_rows, fingerprint
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,12 @@ class ECGDataset:
         A few rows of the raw signals that images were made of, to show beside them.
     preparation : dict, optional
         Keywords by which the loader prepares more rows the same way; a saved model carries them.
+    split_by : dict, optional
+        How the parts were made: the loader's name as "loader", and those of its keywords that
+        decide which part a row falls into; a saved model carries them as its card's ``split``.
+    digests : uint32, shape (n,), optional
+        What `row_digests` gave while `x` still held raw signals; 0 for a row made by resampling.
+        Whatever turns raw signals into something else fills it in.
     notes : sequence of str, optional
         What a reader of the report has to know: rows left out, patients shared.
     seconds : dict, optional
@@ -120,6 +126,8 @@ class ECGDataset:
     n_samples: int | None = None
     examples: "ECGDataset | None" = None
     preparation: dict | None = None
+    split_by: dict | None = None
+    digests: np.ndarray | None = None
     notes: tuple = ()
     seconds: dict | None = None
 
@@ -153,6 +161,14 @@ class ECGDataset:
                         f"{name} must name one for each of the {len(x)} rows of x, got shape {ids.shape}."
                     )
                 put(name, ids)
+        if self.digests is not None:
+            digests = np.asarray(self.digests, np.uint32)
+            if digests.shape != (len(x),):
+                raise ValueError(
+                    f"digests must have one for each of the {len(x)} rows of x, "
+                    f"got shape {digests.shape}."
+                )
+            put("digests", digests)
         if (self.metadata is None) != (self.metadata_names is None):
             raise ValueError("metadata and metadata_names belong together: give both or neither.")
         if self.metadata is not None:
@@ -206,7 +222,7 @@ class ECGDataset:
         )
         picked = {
             name: getattr(self, name)[rows]
-            for name in ("x", "y", "patients", "records", "metadata")
+            for name in ("x", "y", "patients", "records", "metadata", "digests")
             if getattr(self, name) is not None
         }
         return dataclasses.replace(self, **picked)
@@ -259,6 +275,20 @@ class ECGDataset:
                     f"it holds {', '.join(key for key, value in have.items() if value is not None)}."
                 )
         return {name: have[name] for name in names}
+
+    def row_digests(self):
+        """A digest of the raw signal that each row was made of, to find a row again.
+
+        Returns
+        -------
+        digests : uint32, shape (n,), or None
+            The first 4 bytes of `storage.digest_rows`. Of 20,000 rows and 100,000 others, half a
+            pair has the same by chance. None where `x` is standardised, images or spectra, and
+            `digests` is not known.
+        """
+        if self.digests is None and self.grid is None and self.scaler is None:
+            return (digest_rows(self.x) >> 32).astype(np.uint32)
+        return self.digests
 
     def fingerprint(self):
         """A short hash of rows, labels and order, to tell one data set from another."""

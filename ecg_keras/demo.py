@@ -81,9 +81,16 @@ def load_demo(*, n_beats=5000, balance=None, standardize=False, val_fraction=0.1
         (folder / name).is_file() for name in (MARKER, "mitbih_train.csv", "mitbih_test.csv")
     ):
         write_demo_csv(folder, n_beats=n_beats, seed=seed)
-    return load_mitbih_csv(
+    parts = load_mitbih_csv(
         folder, balance=balance, standardize=standardize, val_fraction=val_fraction, seed=seed
     )
+    split_by = {
+        "loader": "load_demo",
+        "n_beats": n_beats,
+        "val_fraction": val_fraction,
+        "seed": seed,
+    }
+    return tuple(part.replace(split_by=split_by) for part in parts)
 
 
 def write_demo_csv(directory, *, n_beats=5000, seed=0):

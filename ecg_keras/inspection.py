@@ -6,12 +6,11 @@ Conventions
 error: some are properties of a public data set that a reader has to know.
 """
 
-import hashlib
-
 import numpy as np
 
 from ecg_keras import pages
 from ecg_keras.examples import typical_rows
+from ecg_keras.storage import digest_rows
 
 _SAMPLE_ROWS = 5_000  # rows looked at for ranges; duplicates and labels use all
 _FEW_ROWS = 20  # of a class: one row more or less moves its recall by 5 points
@@ -68,7 +67,7 @@ def inspect(train=None, val=None, test=None):
     }
     if not parts:
         raise ValueError("inspect needs at least one of train, val and test.")
-    digests = {name: _digests(part.x) for name, part in parts.items()}
+    digests = {name: digest_rows(part.x) for name, part in parts.items()}
     result = Inspection(
         parts={name: _describe(part, digests[name]) for name, part in parts.items()}
     )
@@ -220,13 +219,6 @@ def _std(x):
     """Standard deviation over all entries, without a copy of them in double precision."""
     apart = np.subtract(x, x.mean(dtype=np.float64), dtype=x.dtype).ravel()
     return float(np.sqrt(np.einsum("i,i->", apart, apart, dtype=np.float64) / apart.size))
-
-
-def _digests(x):
-    """An 8-byte digest of each row as an integer; of a million rows two differing ones meet with a chance of 3e-8."""
-    rows = np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8)
-    digests = (hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
-    return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(rows))
 
 
 def _findings(parts, result):

@@ -144,11 +144,24 @@ def load_mitbih_csv(
         mean = train.x.mean(axis=0, dtype=np.float64)
         scaler = Scaler(mean.astype(np.float32), np.where(scale == 0, 1, scale).astype(np.float32))
         train, val, test = (
-            part.replace(x=scaler.apply(part.x), scaler=scaler, unit="standard deviations")
+            part.replace(
+                x=scaler.apply(part.x),
+                scaler=scaler,
+                unit="standard deviations",
+                digests=part.row_digests(),
+            )
             for part in (train, val, test)
         )
-    seconds = {"load": time.perf_counter() - start}
-    train, val, test = (part.replace(seconds=seconds) for part in (train, val, test))
+    facts = {
+        "split_by": {
+            "loader": "load_mitbih_csv",
+            "split": split,
+            "val_fraction": val_fraction,
+            "seed": seed,
+        },
+        "seconds": {"load": time.perf_counter() - start},
+    }
+    train, val, test = (part.replace(**facts) for part in (train, val, test))
     return balance_train(train, balance, caps=caps, seed=seed), val, test
 
 

@@ -191,11 +191,27 @@ def load_mitbih_records(
         )
     parts = {"train": whole[in_train & ~unwanted], "val": whole[in_val], "test": whole[in_test]}
     parts["train"] = thinned(parts["train"], most_per_class, seed)
-    source = f"{whole.source}, {_name(split, fold, n_folds)}"
-    seconds = {"load": time.perf_counter() - start}
+    split_by = {
+        "loader": "load_mitbih_records",
+        "split": split if isinstance(split, str) else groups,
+        "records": records if records is None or isinstance(records, str) else [*map(str, records)],
+        "paced": paced,
+        "val_fraction": val_fraction,
+        "test_fraction": test_fraction,
+        "val_records": None if val_records is None else [*map(str, val_records)],
+        "fold": fold,
+        "n_folds": n_folds,
+        "seed": seed,
+    }
+    facts = {
+        "source": f"{whole.source}, {_name(split, fold, n_folds)}",
+        "split_by": split_by,
+        "notes": (*notes, *whole.notes),
+        "seconds": {"load": time.perf_counter() - start},
+    }
     for name, part in parts.items():
         _check_not_empty(part, name, directory)
-        parts[name] = part.replace(source=source, notes=(*notes, *whole.notes), seconds=seconds)
+        parts[name] = part.replace(**facts)
     if absent := [name for name, count in parts["train"].class_counts().items() if not count]:
         raise ValueError(
             f"train has no beat of class {', '.join(absent)} (records {', '.join(np.unique(parts['train'].records))}); "

@@ -110,8 +110,15 @@ def load_ptbxl(
     else:
         val = load_ptbxl_part(directory, folds=val_folds, **options)
     check_parts(train, val, test)
-    seconds = {"load": time.perf_counter() - start}
-    return tuple(part.replace(seconds=seconds) for part in (train, val, test))
+    facts = {
+        "split_by": {
+            "loader": "load_ptbxl",
+            "folds": [train_folds, val_folds, test_folds],
+            "seed": seed,
+        },
+        "seconds": {"load": time.perf_counter() - start},
+    }
+    return tuple(part.replace(**facts) for part in (train, val, test))
 
 
 def load_ptbxl_part(

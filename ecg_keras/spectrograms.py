@@ -119,7 +119,13 @@ def represent(signals, grid):
         start = time.perf_counter()
         x = _in_batches(signals.x, grid)
         seconds = {**(signals.seconds or {}), "transform": time.perf_counter() - start}
-        return signals.replace(x=x, grid=grid, seconds=seconds, examples=typical(signals))
+        return signals.replace(
+            x=x,
+            grid=grid,
+            digests=signals.row_digests(),
+            seconds=seconds,
+            examples=typical(signals),
+        )
     return _in_batches(check_signals("signals", signals), grid)
 
 

@@ -168,3 +168,19 @@ def fingerprint(*values):
         else:
             digest.update(json.dumps(_plain(value), sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def digest_rows(x):
+    """An 8-byte BLAKE2b digest of each row's bytes, uint64 (n,).
+
+    Of a million rows, two that differ have the same with a chance of 3e-8.
+
+    Examples
+    --------
+    >>> a, b, c = digest_rows(np.array([[0, 1], [0, 1], [1, 0]], np.float32))
+    >>> a == b, a == c
+    (np.True_, np.False_)
+    """
+    rows = np.ascontiguousarray(x).reshape(len(x), int(np.prod(x.shape[1:]))).view(np.uint8)
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, ">u8").astype(np.uint64)

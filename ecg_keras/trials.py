@@ -33,6 +33,8 @@ RENEW, STOPPED, LOST = (
 _REPORTED = (
     "examples",
     "preparation",
+    "split_by",
+    "digests",
 )  # fields of a data set that only a report or a served model needs
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "OUT OF MEMORY", "OOM WHEN ALLOCATING")
 

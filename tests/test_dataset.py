@@ -1,11 +1,13 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 
 from conftest import toy_dataset
-from ecg_keras import ECGDataset
-from ecg_keras.dataset import Balance, check_parts
+from ecg_keras import ECGDataset, to_spectrograms
+from ecg_keras.balance import balance_train
+from ecg_keras.dataset import Balance, Scaler, check_parts
 
 pytestmark = pytest.mark.numeric
 
@@ -74,6 +76,10 @@ def test_two_orders_have_two_fingerprints():
         ({"fs": 0}, "fs must be the sampling rate in Hz, above 0, got 0"),
         ({"leads": ("I", "II")}, r"leads has 2 names \(I, II\), but x has 1"),
         ({"patients": ["a"]}, "patients must name one for each of the 4 rows"),
+        (
+            {"digests": [1, 2]},
+            r"digests must have one for each of the 4 rows of x, got shape \(2,\)",
+        ),
         ({"metadata": np.zeros((4, 2))}, "belong together"),
         (
             {"metadata": np.zeros((4, 2)), "metadata_names": ("age",)},
@@ -117,3 +123,32 @@ def test_parts_of_other_shape_or_classes_are_refused():
         check_parts(dataset(), dataset(), dataset(fs=50))
     with pytest.raises(ValueError, match="val has no rows"):
         check_parts(dataset(), dataset()[[]], dataset())
+
+
+def test_a_digest_is_that_of_the_raw_row_whatever_it_becomes():
+    ds = toy_dataset(n=12)
+    own = [hashlib.blake2b(row.tobytes(), digest_size=8).digest()[:4] for row in ds.x]
+    expected = np.array([int.from_bytes(digest) for digest in own], np.uint32)
+    np.testing.assert_array_equal(ds.row_digests(), expected)
+    images = to_spectrograms(ds)
+    assert ds.digests is None and images.digests.dtype == np.uint32
+    np.testing.assert_array_equal(images[[3, 1]].row_digests(), expected[[3, 1]])
+    np.testing.assert_array_equal(ds[[3, 1]].row_digests(), expected[[3, 1]])
+
+
+def test_rows_that_are_no_longer_raw_do_not_pass_for_raw_ones():
+    ds = toy_dataset(n=12)
+    assert to_spectrograms(ds).replace(digests=None).row_digests() is None
+    assert ds.replace(scaler=Scaler(np.float32(0), np.float32(1))).row_digests() is None
+
+
+def test_resampling_keeps_the_digests_of_the_measured_rows():
+    train = toy_dataset(n=60)[np.r_[0:45, 45:60:3]]
+    made = balance_train(train, "smote", caps={"N": 18})  # of 20; S and V have 15
+    digests = made.row_digests()
+    measured = np.flatnonzero(digests)
+    assert (len(digests), len(measured)) == (3 * 18, 18 + 2 * 15)
+    assert set(digests[measured]) < set(train.row_digests())
+    np.testing.assert_array_equal(
+        made[measured].replace(digests=None).row_digests(), digests[measured]
+    )

@@ -117,6 +117,7 @@ def test_standardising_uses_train_rows_only(folder):
     np.testing.assert_allclose(train.x.std(axis=0), 1, atol=1e-4)
     expected = (raw_val.x - raw_train.x.mean(axis=0)) / raw_train.x.std(axis=0)
     np.testing.assert_allclose(val.x, expected, atol=1e-4)
+    np.testing.assert_array_equal(val.row_digests(), raw_val.row_digests())
 
 
 def test_only_the_train_part_is_balanced(tmp_path):
