@@ -91,7 +91,7 @@ def explain(options):
 
     model, card = load_served(options.model)
     ds = _unseen(options, card["preparation"] or {})
-    methods = tuple(options.methods.split(","))
+    methods = options.methods and tuple(options.methods.split(","))
     explain_rows(
         model, ds, rows=options.rows, methods=methods, target=options.target, out_dir=options.out
     )
@@ -311,7 +311,7 @@ def _parser():
     sourced(part, whole=False)
     part.add_argument("--model", required=True, metavar="FILE", help="a model.keras")
     part.add_argument("--out", required=True, metavar="DIR")
-    part.add_argument("--methods", default="gradcam,shap,lime")
+    part.add_argument("--methods", help="as in gradcam,shap,lime; by default all that apply")
     part.add_argument("--target", default="predicted", help="predicted, true or a class")
     part.add_argument(
         "--rows",

@@ -9,6 +9,7 @@ for the page.
 """
 
 import functools
+import importlib.util
 import time
 
 import numpy as np
@@ -24,9 +25,11 @@ from ecg_keras.explanations import (
     Explanations,
     check_pictures,
     checks_html,
+    left_out_html,
     row_pictures,
     write,
 )
+from ecg_keras.feature_maps import feature_maps
 from ecg_keras.parts import balanced_rows, replacement
 from ecg_keras.probe import Probe
 from ecg_keras.serving import predict
@@ -44,7 +47,7 @@ def explain(
     ds,
     *,
     rows=None,
-    methods=("gradcam", "shap", "lime"),
+    methods=None,
     target="predicted",
     out_dir=None,
     signals=None,
@@ -66,8 +69,9 @@ def explain(
     rows : sequence of int, optional
         Which to explain. By default for each class the most confident hit, the most confident miss and a typical
         beat, at most 24.
-    methods : sequence of {"gradcam", "shap", "lime"}
-        See `attribution.py`.
+    methods : sequence of {"gradcam", "shap", "lime"}, optional
+        See `attribution.py`. By default all that apply; ``left_out`` of the result says why the
+        others do not.
     target : {"predicted", "true"} or a class name, default "predicted"
         Which class is explained. Of a row with several true classes, the one with the highest probability.
     out_dir : path, optional
@@ -109,11 +113,12 @@ def explain(
     """
     if not isinstance(ds, ECGDataset):
         raise TypeError(f"ds must be an ECGDataset, as a loader gives it, got {type(ds).__name__}.")
-    methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    for name in methods:
-        check_option("methods", name, METHODS)
-    if not methods:
-        raise ValueError(f"methods is empty; choose of {', '.join(METHODS)}.")
+    if methods is not None:
+        methods = (methods,) if isinstance(methods, str) else tuple(methods)
+        for name in methods:
+            check_option("methods", name, METHODS)
+        if not methods:
+            raise ValueError(f"methods is empty; choose of {', '.join(METHODS)}.")
     if target not in ("predicted", "true", *ds.classes):
         known = ", ".join(ds.classes)
         raise ValueError(
@@ -155,6 +160,10 @@ def explain(
         ),
         "lime": functools.partial(METHODS["lime"], background=fill[None], seed=seed),
     }
+    left_out = {}
+    if methods is None:
+        left_out = _left_out(background, fill)
+        methods = [name for name in METHODS if name not in left_out]
     targets = _targets(ds.y[rows], scores[rows], target, ds.classes)
     attributions, seconds = {}, {}
     for name in methods:
@@ -169,6 +178,7 @@ def explain(
         probabilities=scores[rows],
         y=ds.y[rows],
         attributions=attributions,
+        left_out=left_out,
         freqs_hz=probe.freqs_hz,
         times_s=probe.times_s,
         branches=branch_shares(
@@ -177,7 +187,7 @@ def explain(
         seconds=seconds,
         probe=own,
     )
-    if check_rows:
+    if check_rows and methods:
         start = time.perf_counter()
         _check(
             found,
@@ -222,12 +232,11 @@ def report_section(model, test, *, network=None, signals=None):
     found = explain(
         model if network is None else network,
         test,
-        methods=_installed(),
         signals=signals,
         check_rows=few,
     )
     pictures = {**check_pictures(found, test), **row_pictures(found)}
-    return "What decided", checks_html(found), pictures
+    return "What decided", left_out_html(found) + checks_html(found), pictures
 
 
 def _heavy(probe):
@@ -235,11 +244,17 @@ def _heavy(probe):
     return probe.x[0].size > _HEAVY
 
 
-def _installed():
-    """All methods, without SHAP where its package is absent."""
-    import importlib.util
-
-    return tuple(name for name in METHODS if name != "shap" or importlib.util.find_spec("shap"))
+def _left_out(probe, fill):
+    """Why methods do not apply to the network of a probe, by name."""
+    replaced = probe.log_odds(np.broadcast_to(fill, probe.x.shape), probe.metadata)
+    if np.allclose(replaced, probe.log_odds(), rtol=1e-5, atol=1e-5):
+        return dict.fromkeys(METHODS, "the model says the same whatever the signal is")
+    why = {}
+    if not feature_maps(probe.network, probe.grid):
+        why["gradcam"] = "the model has no convolution layer"
+    if importlib.util.find_spec("shap") is None:
+        why["shap"] = "its package is absent; install it with: pip install 'ecg_keras[explain]'"
+    return why
 
 
 def _checked_rows(rows, n):

@@ -38,6 +38,8 @@ class Explanations:
         What the model says of each row.
     attributions : dict of str to Attribution
         By method: ``.signal`` (n, samples, leads), ``.image`` (n, freqs, frames) or None, ``.quality``.
+    left_out : dict of str to str
+        Why other methods were not used, by method.
     freqs_hz, times_s : float or None
         Axes of the image (of a spectrum, frequencies alone).
     branches : dict of str to float (n,), or None
@@ -57,6 +59,7 @@ class Explanations:
     attributions: dict
     freqs_hz: np.ndarray | None
     times_s: np.ndarray | None
+    left_out: dict = field(default_factory=dict)
     branches: dict | None = None
     checks: dict = field(default_factory=dict)
     averages: dict = field(default_factory=dict)
@@ -130,9 +133,11 @@ def write(found, ds, out_dir):
     gallery = pages.figures(
         *(pages.figure(*picture, wide=found.times_s is not None) for picture in rows.values())
     )
-    sections.append(("rows", "Row by row", _legend(found) + gallery))
+    if rows:
+        sections.append(("rows", "Row by row", _legend(found) + gallery))
     banner = SYNTHETIC if ds.synthetic else None
     lead = f"<p>{pages.escape(found.probe.name)} on {pages.escape(ds.source)}: {len(found)} rows explained.</p>"
+    lead += left_out_html(found)
     write_text(
         out_dir / "explanations.html",
         pages.page("What decided", sections, lead=lead, banner=banner),
@@ -165,6 +170,7 @@ def _numbers(found, ds):
         "synthetic": ds.synthetic,
         "rows": rows,
         "methods": quality,
+        "left_out": found.left_out,
         "checks": found.checks,
         "seconds": found.seconds,
     }
@@ -181,9 +187,9 @@ def _true(found, i):
 
 
 def row_pictures(found):
-    """A picture of each row, as (PNG, caption) by file name."""
+    """A picture of each row, as (PNG, caption) by file name; none where no method was used."""
     probe, pictures = found.probe, {}
-    for i, (row, role) in enumerate(zip(found.rows, found.roles)):
+    for i, (row, role) in enumerate(zip(found.rows, found.roles) if found.attributions else ()):
         name = found.classes[found.targets[i]]
         said = found.classes[found.probabilities[i].argmax()]
         chance = found.probabilities[i, found.targets[i]]
@@ -269,8 +275,17 @@ def _legend(found):
     )
 
 
+def left_out_html(found):
+    """A sentence on each method that was left out."""
+    return pages.bullets(
+        f"{overlays.TITLES[name]} was left out: {why}." for name, why in found.left_out.items()
+    )
+
+
 def checks_html(found):
-    """Verdict, tables and how to read them."""
+    """Verdict, tables and how to read them; nothing where nothing was checked."""
+    if not found.checks:
+        return ""
     checks, failures = found.checks, verdicts(found)
     titles = {name: overlays.TITLES.get(name, name) for name in found.attributions}
     good = [titles[name] for name, said in failures.items() if not said]

@@ -9,10 +9,12 @@ data or in the files beside it.
 """
 
 import csv
+import functools
 import io
 import itertools
 import json
 import pathlib
+import time
 
 import numpy as np
 
@@ -34,6 +36,12 @@ _WITH_SPREAD = (
     "S_predictivity",
     "V_sensitivity",
     "V_predictivity",
+)
+
+_UNFINISHED = (
+    "What decided",
+    "<p>The explanations were not finished when this page was written.</p>\n",
+    {},
 )
 
 
@@ -79,7 +87,16 @@ class Report(dict):
 
 
 def write_report(
-    out_dir, numbers, *, train=None, val=None, test, history=(), probabilities, sections=()
+    out_dir,
+    numbers,
+    *,
+    train=None,
+    val=None,
+    test,
+    history=(),
+    probabilities,
+    sections=(),
+    explain=None,
 ):
     """Write a run's folder and return its numbers.
 
@@ -102,6 +119,9 @@ def write_report(
     sections : sequence of (str, str, dict), optional
         More sections: heading, HTML body, and PNG bytes by file name (without ``.png``); a picture's
         name with underscores as spaces is its caption.
+    explain : function, optional
+        Makes one more section, of explanations, which may take long. It is called when the folder
+        is finished; the page is then written again, and report.json with the seconds it took.
 
     Returns
     -------
@@ -138,16 +158,28 @@ def write_report(
     _write_dicts(out_dir / "history.csv", history)
     columns = _prediction_columns(test, scores, numbers["test"].get("thresholds"))
     _write_csv(out_dir / "predictions.csv", columns, zip(*columns.values()))
-    for group in [*drawn.values(), *(pictures for _, _, pictures in sections)]:
-        for name, picture in group.items():
-            data = picture[0] if isinstance(picture, tuple) else picture
-            with atomic_path(out_dir / f"{name}.png") as part:
-                part.write_bytes(data)
-    page = story(
-        report, parts, history=history, inspection=inspection, pictures=drawn, sections=sections
+    _write_pictures(out_dir, *drawn.values(), *(pictures for _, _, pictures in sections))
+    tell = functools.partial(
+        story, report, parts, history=history, inspection=inspection, pictures=drawn
     )
-    write_text(out_dir / "report.html", page)
+    if explain is not None:
+        write_text(report.page, tell(sections=[*sections, _UNFINISHED]))
+        start = time.perf_counter()
+        sections = [*sections, explain()]
+        seconds = {"explain": time.perf_counter() - start}
+        report["seconds"] = {**(report.get("seconds") or {}), **seconds}
+        write_json(out_dir / "report.json", report)
+        _write_pictures(out_dir, sections[-1][2])
+    write_text(report.page, tell(sections=sections))
     return report
+
+
+def _write_pictures(out_dir, *groups):
+    """Each picture of some dicts, bytes or (bytes, caption) by name, as a PNG file."""
+    for name, picture in (item for group in groups for item in group.items()):
+        data = picture[0] if isinstance(picture, tuple) else picture
+        with atomic_path(out_dir / f"{name}.png") as part:
+            part.write_bytes(data)
 
 
 def _data_pictures(train, val, test):

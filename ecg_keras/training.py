@@ -12,6 +12,8 @@ import shlex
 import shutil
 import sys
 import time
+import warnings
+from functools import partial
 
 import keras
 import numpy as np
@@ -24,6 +26,7 @@ from ecg_keras.crops import crop_length
 from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.epochs import MONITORS, Epochs, architecture, default_monitor
 from ecg_keras.machine import device, peak_rss_mb, versions
+from ecg_keras.pages import escape
 from ecg_keras.report import write_report
 from ecg_keras.serving import check_card, check_fits, load_served, predict, save_served
 from ecg_keras.storage import fingerprint
@@ -111,6 +114,8 @@ def fit_and_report(
     explain : bool or ECGDataset, default False
         Add pictures of what decided to the page. Images hold no waveform to draw on: of them give the test part as it was
         loaded, as in ``explain=beats``; with True only typical rows are drawn on theirs.
+        They join the report when the folder is finished; if they fail, a warning and the page say
+        why there are none.
     progress : bool, default True
         Show a progress bar.
 
@@ -184,11 +189,6 @@ def fit_and_report(
         "test": _measured(test, probabilities["test"], thresholds),
     }
     whole = save_served(out_dir / "model.keras", model, train, thresholds=thresholds)
-    sections = []
-    if explain:
-        from ecg_keras.explain import report_section
-
-        sections.append(report_section(whole, test, network=model, signals=signals))
     numbers["seconds"] = _seconds(train, val, test) | {
         "fit": sum(row["seconds"] for row in history.rows),
         "evaluate": time.perf_counter() - start,
@@ -202,7 +202,9 @@ def fit_and_report(
         test=test,
         history=history.rows,
         probabilities=probabilities,
-        sections=sections,
+        explain=partial(_explained, whole, test, network=model, signals=signals)
+        if explain
+        else None,
     )
     shutil.rmtree(out_dir / "checkpoint", ignore_errors=True)
     return report
@@ -336,16 +338,28 @@ def evaluate_and_report(model_file, test, *, out_dir, explain=False):
         "trained_on": card["source"],
         "test": _measured(test, probabilities, card["thresholds"]),
     }
-    sections = []
-    if explain:
-        from ecg_keras.explain import report_section
-
-        sections.append(report_section(model, test))
     numbers["seconds"] = _seconds(test) | {"evaluate": time.perf_counter() - start}
     numbers["peak_rss_mb"] = peak_rss_mb()
     return write_report(
-        out_dir, numbers, test=test, probabilities={"test": probabilities}, sections=sections
+        out_dir,
+        numbers,
+        test=test,
+        probabilities={"test": probabilities},
+        explain=partial(_explained, model, test) if explain else None,
     )
+
+
+def _explained(model, test, **options):
+    """The section of explanations, or of a sentence where they fail: the run's report stays."""
+    from ecg_keras.explain import report_section
+
+    try:
+        return report_section(model, test, **options)
+    except Exception as error:  # whatever it is: no explanation is worth a report
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        why = f"There are no explanations: {said}"
+        warnings.warn(why, stacklevel=4)
+        return "What decided", f"<p>{escape(why)}</p>\n", {}
 
 
 def _default_power(train):

@@ -1,5 +1,6 @@
 """Explanations of trained networks: a planted answer, the checks, files and refusals."""
 
+import importlib.util
 import json
 import sys
 
@@ -111,17 +112,75 @@ def test_a_reloaded_model_explains_alike_and_everything_is_written(taught, tmp_p
         explain(loaded, test.replace(fs=100))
 
 
+def no_planting(monkeypatch):
+    """Checks without the training on planted rows; returns the module `explain`."""
+    module = sys.modules["ecg_keras.explain"]  # the package's attribute is the function
+    monkeypatch.setattr(module.faithfulness, "planted_shares", lambda *args, **kwargs: None)
+    return module
+
+
 def test_the_section_of_a_report_has_a_heading_a_body_and_pictures(monkeypatch):
     ds = toy_dataset(30)
     model = build_model("multimodal", like=ds, width=8)
-    module = sys.modules[
-        "ecg_keras.explain"
-    ]  # the package's attribute of that name is the function
-    monkeypatch.setattr(module, "_installed", lambda: ("gradcam", "lime"))
-    monkeypatch.setattr(module.faithfulness, "planted_shares", lambda *args, **kwargs: None)
+    module = no_planting(monkeypatch)
+    monkeypatch.setattr(module, "_left_out", lambda *args: {"shap": "it is slow"})
     heading, html, pictures = report_section(model, ds)
     assert heading and "Share of each branch" in html and "deletion gain" in html
     assert all(data[:4] == b"\x89PNG" and caption for data, caption in pictures.values())
+
+
+@pytest.mark.parametrize(
+    "family, options", [("minirocket", {"n_biases": 1}), ("beat_forest", {"trees": 2})]
+)
+def test_a_family_without_convolutions_is_explained_without_gradcam(family, options, tmp_path):
+    ds = toy_dataset(30)
+    model = build_model(family, like=ds, **options)
+    found = explain(model, ds, rows=[0], check_rows=0, out_dir=tmp_path)
+    assert list(found.attributions) == ["shap", "lime"] and list(found.left_out) == ["gradcam"]
+    sentence = "Grad-CAM was left out: the model has no convolution layer."
+    assert sentence in found.page.read_text()
+    numbers = json.loads((tmp_path / "explanations.json").read_text())
+    assert numbers["left_out"] == found.left_out and set(numbers["methods"]) == {"shap", "lime"}
+    with pytest.raises(ValueError, match="Grad-CAM needs a convolution, the model .* has none"):
+        explain(model, ds, rows=[0], methods=["gradcam"])
+
+
+def test_a_report_of_a_family_without_convolutions_has_its_section(monkeypatch):
+    no_planting(monkeypatch)
+    ds = toy_dataset(30)
+    heading, html, pictures = report_section(build_model("beat_forest", like=ds, trees=2), ds)
+    assert heading and "Grad-CAM was left out: the model has no convolution layer." in html
+    assert "deletion gain" in html and "explained_removal" in pictures
+
+
+def test_a_model_that_does_not_look_at_the_signal_is_not_explained_by_it(tmp_path):
+    ds = toy_dataset(30)
+    model = build_model("rhythm", like=ds, filters=(), members=2)
+    found = explain(model, ds, out_dir=tmp_path)
+    assert found.attributions == {} and list(found.left_out) == ["gradcam", "shap", "lime"]
+    sentence = "LIME was left out: the model says the same whatever the signal is."
+    page = found.page.read_text()
+    assert sentence in page and "No method passed" not in page and "Red speaks" not in page
+    heading, html, pictures = report_section(model, ds)
+    assert heading and sentence in html and pictures == {}
+    with pytest.raises(ValueError, match="Grad-CAM needs a convolution"):
+        explain(model, ds, methods=["gradcam"])
+    asked = explain(
+        model, ds, rows=[0], methods=["lime"], check_rows=0
+    )  # what is asked for is done
+    assert list(asked.attributions) == ["lime"] and asked.left_out == {}
+
+
+def test_shap_is_left_out_where_its_package_is_not_installed(monkeypatch):
+    ds = toy_dataset(20)
+    model = build_model("cnn1d", like=ds, filters=(4,))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "shap" else find_spec(name)
+    )
+    found = explain(model, ds, rows=[0], check_rows=0)
+    assert list(found.attributions) == ["gradcam", "lime"]
+    assert "pip install 'ecg_keras[explain]'" in found.left_out["shap"]
 
 
 def test_default_rows_are_hits_misses_and_typical_rows_of_each_class():
@@ -156,7 +215,7 @@ def test_a_report_on_images_draws_every_row_on_the_beats_it_is_given(tmp_path, m
 
     seen = []
     module = sys.modules["ecg_keras.explain"]
-    monkeypatch.setattr(module, "_installed", lambda: ("gradcam",))
+    monkeypatch.setattr(module, "_left_out", lambda *args: {"shap": "slow", "lime": "slow"})
     whole = module.explain
     monkeypatch.setattr(
         module, "explain", lambda *args, **options: seen.append(whole(*args, **options)) or seen[-1]
@@ -242,3 +301,17 @@ def test_rows_of_another_shape_are_refused():
         TypeError, match="ds must be an ECGDataset, as a loader gives it, got ndarray"
     ):
         explain(model, ds.x)
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    ds = planted(20)
+    model = build_model("cnn1d", like=ds, filters=(4,))
+    few = {"rows": [0], "methods": "gradcam", "check_rows": 0, "out_dir": tmp_path}
+    (tmp_path / "explained_0.png").write_text("mine")
+    with pytest.raises(ValueError, match="explained_0.png was not written by .*another out_dir"):
+        explain(model, ds, **few)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / "explained_0.png").rename(tmp_path / "photo.png")
+    explain(model, ds, **few)
+    explain(model, ds, **few)
+    assert (tmp_path / "photo.png").read_text() == "mine"

@@ -296,6 +296,87 @@ def test_an_epoch_drops_the_same_units_whether_resumed_or_not():
     assert states and seen[0] != seen[1] == seen[2]
 
 
+@pytest.fixture
+def explaining(monkeypatch):
+    """Sets the section of explanations; returns the files in a folder each time it is asked for."""
+    folders = []
+
+    def use(folder, outcome):
+        def section(*args, **options):
+            folders.append({file.name for file in folder.iterdir()})
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        import ecg_keras.explain  # noqa: F401 - the package's attribute of that name is the function
+
+        monkeypatch.setattr(sys.modules["ecg_keras.explain"], "report_section", section)
+        return folders
+
+    return use
+
+
+def test_a_report_is_whole_before_anything_is_explained(tmp_path, monkeypatch, explaining):
+    from ecg_keras import report as module
+
+    drawn, draw = [], module._data_pictures
+    monkeypatch.setattr(module, "_data_pictures", lambda *parts: drawn.append(1) or draw(*parts))
+    folders = explaining(tmp_path, ("What decided", "<p>Because.</p>", {"why": b"PNG"}))
+    train, val, test = parts()
+    options = {"out_dir": tmp_path, "epochs": 1, "progress": False, "explain": True}
+    report = fit_and_report(small(train), train, val, test, **options)
+    assert folders[0] >= FILES and len(drawn) == 1
+    assert (tmp_path / "why.png").read_bytes() == b"PNG"
+    page = report.page.read_text()
+    assert "Because." in page and "not finished" not in page
+    seconds = json.loads((tmp_path / "report.json").read_text())["seconds"]
+    assert seconds["explain"] >= 0 and report["seconds"] == seconds
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_explanations_that_fail_leave_the_report_and_say_why(tmp_path, explaining):
+    train, val, test = parts()
+    options = {"out_dir": tmp_path, "epochs": 1, "progress": False, "explain": True}
+    folders = explaining(tmp_path, RuntimeError("no <memory> left\ntraceback"))
+    with pytest.warns(UserWarning, match="There are no explanations: RuntimeError: no <memory>"):
+        report = fit_and_report(small(train), train, val, test, **options)
+    page = report.page.read_text()
+    assert "There are no explanations: RuntimeError: no &lt;memory&gt; left</p>" in page
+    assert folders[0] >= FILES and not (tmp_path / "checkpoint").exists()
+    again = tmp_path / "again"
+    folders = explaining(again, RuntimeError("no <memory> left\ntraceback"))
+    with pytest.warns(UserWarning, match="There are no explanations"):
+        report = evaluate_and_report(tmp_path / "model.keras", test, out_dir=again, explain=True)
+    assert folders[-1] >= {"report.html", "report.json", "predictions.csv"}
+    assert "no &lt;memory&gt; left" in report.page.read_text() and report["test"]["n"] == 60
+
+
+def test_a_run_stopped_while_it_explains_is_reported_and_goes_on_there(
+    tmp_path, monkeypatch, explaining
+):
+    train, val, test = parts()
+    options = {"out_dir": tmp_path, "epochs": 1, "progress": False, "explain": True}
+    explaining(tmp_path, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        fit_and_report(small(train), train, val, test, **options)
+    assert {file.name for file in tmp_path.iterdir()} >= FILES
+    first = json.loads((tmp_path / "report.json").read_text())
+    assert "explanations were not finished" in (tmp_path / "report.html").read_text()
+    explaining(tmp_path, ("What decided", "<p>Because.</p>", {}))
+    monkeypatch.setattr(keras.Model, "fit", None)  # nothing is trained again
+    report = fit_and_report(small(train), train, val, test, **options)
+    assert report["test"] == first["test"] and "Because." in report.page.read_text()
+
+
+def test_a_family_that_no_method_explains_gets_its_report(tmp_path):
+    train, val, test = parts()
+    model = build_model("rhythm", like=train, filters=(), members=2)
+    report = fit_and_report(
+        model, train, val, test, out_dir=tmp_path, epochs=1, progress=False, explain=True
+    )
+    assert "SHAP was left out: the model says the same" in report.page.read_text()
+
+
 def test_another_setting_does_not_go_on_from_an_old_state(tmp_path, monkeypatch):
     train, val, test = parts()
 
