@@ -75,22 +75,28 @@ def evaluate(options):
     from ecg_keras.serving import load_served
     from ecg_keras.training import evaluate_and_report
 
-    test = _unseen(options, load_served(options.model)[1]["preparation"] or {})
+    test = _test_part(options, load_served(options.model)[1])
     print(test.summary())
-    print(
-        evaluate_and_report(
-            options.model, test, out_dir=options.out, explain=options.explain
-        ).summary()
+    report = evaluate_and_report(
+        options.model,
+        test,
+        out_dir=options.out,
+        explain=options.explain,
+        allow_seen=options.allow_seen,
     )
+    print(report.summary())
 
 
 def explain(options):
     """Draw what decided for rows of a data set."""
     from ecg_keras.explain import explain as explain_rows
-    from ecg_keras.serving import load_served
+    from ecg_keras.serving import check_card, check_unseen, load_served
 
     model, card = load_served(options.model)
-    ds = _unseen(options, card["preparation"] or {})
+    ds = _test_part(options, card)
+    check_card(card, ds)
+    if note := check_unseen(model, ds, allow_seen=options.allow_seen)["note"]:
+        ds = ds.replace(notes=(*ds.notes, note))
     methods = options.methods and tuple(options.methods.split(","))
     explain_rows(
         model, ds, rows=options.rows, methods=methods, target=options.target, out_dir=options.out
@@ -173,11 +179,21 @@ def _data(options):
     return {} if options.source == "demo" else {"directory": options.data}
 
 
-def _unseen(options, preparation):
-    """The rows to measure or explain, prepared as the model's own were."""
+def _test_part(options, card):
+    """The test part of the model's own split, or the rows named; prepared as its own were."""
+    preparation = card["preparation"] or {}
+    given = {name: getattr(options, name) for name in ("split", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
     if options.source not in PARTS:
-        return _function(*LOADERS[options.source])(**_data(options))[2]
+        split = dict(card.get("split") or {})
+        own = split.pop("loader", None) == LOADERS[options.source][1]
+        load = _function(*LOADERS[options.source])
+        return load(**_data(options), **(split if own else {}) | given)[2]
     chosen = {"mitdb": "records", "ptbxl": "folds"}[options.source]
+    if given:
+        raise ValueError(
+            f"--{next(iter(given))} is not for --source {options.source}, which takes --{chosen}."
+        )
     value = getattr(options, chosen)
     if value is None:
         raise ValueError(f"--source {options.source} needs --{chosen}: which to take.")
@@ -280,6 +296,13 @@ def _parser():
             part.add_argument("--seed", type=int)
         else:
             part.add_argument("--records", help="mitdb: names, as in 100,103,105")
+            part.add_argument("--split", help="mitbih-csv: by default that of the model")
+            part.add_argument("--seed", type=int, help="of the split; by default that of the model")
+            part.add_argument(
+                "--allow-seen",
+                action="store_true",
+                help="take rows that the model was trained on too; the page says so",
+            )
 
     part = command(train)
     sourced(part, whole=True)

@@ -137,6 +137,7 @@ def write(found, ds, out_dir):
         sections.append(("rows", "Row by row", _legend(found) + gallery))
     banner = SYNTHETIC if ds.synthetic else None
     lead = f"<p>{pages.escape(found.probe.name)} on {pages.escape(ds.source)}: {len(found)} rows explained.</p>"
+    lead += pages.bullets(ds.notes)
     lead += left_out_html(found)
     write_text(
         out_dir / "explanations.html",

@@ -318,7 +318,11 @@ class Card(keras.layers.Layer):
     Parameters
     ----------
     info : dict
-        classes, fs (Hz), leads, unit, n_samples, task, thresholds (multi-label), source ...
+        classes, fs (Hz), leads, unit, n_samples, task, thresholds (multi-label), and of the train
+        part source, preparation, split and patients.
+    rows : uint32, shape (n,), optional
+        `ECGDataset.row_digests` of the rows trained on. Kept sorted, each once; in the saved file
+        they lie among the weights, 4 bytes each, but are no weights of the model.
 
     Examples
     --------
@@ -326,9 +330,10 @@ class Card(keras.layers.Layer):
     ['N', 'V']
     """
 
-    def __init__(self, info, **kwargs):
+    def __init__(self, info, rows=None, **kwargs):
         super().__init__(**{**kwargs, "trainable": False})
         self.info = dict(info)
+        self.rows = None if rows is None else np.unique(np.asarray(rows, np.uint32))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -339,13 +344,23 @@ class Card(keras.layers.Layer):
     def get_config(self):
         return {**super().get_config(), "info": self.info}
 
+    def save_own_variables(self, store):
+        if self.rows is not None:
+            store["rows"] = self.rows
+
+    def load_own_variables(self, store):
+        self.rows = np.array(store["rows"]) if "rows" in store.keys() else None
+
+
+def card_layer(model):
+    """The `Card` of a model saved by `fit_and_report`, or None."""
+    return next((layer for layer in reversed(model.layers) if isinstance(layer, Card)), None)
+
 
 def model_card(model):
     """The `Card` info inside a model saved by `fit_and_report`, or None."""
-    for layer in reversed(model.layers):
-        if isinstance(layer, Card):
-            return layer.info
-    return None
+    layer = card_layer(model)
+    return None if layer is None else layer.info
 
 
 REPRESENTATIONS = {SpectrogramGrid: Spectrogram, ScalogramGrid: Scalogram, SpectrumGrid: Spectrum}

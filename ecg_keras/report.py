@@ -23,7 +23,7 @@ from ecg_keras.examples import typical, typical_rows
 from ecg_keras.grids import SpectrogramGrid
 from ecg_keras.inspection import inspect, plot_labelled
 from ecg_keras.pages import decimal, percent
-from ecg_keras.sections import SYNTHETIC, headline_rows, story
+from ecg_keras.sections import banner, headline_rows, story
 from ecg_keras.spectrograms import represent
 from ecg_keras.storage import atomic_path, write_json, write_text
 
@@ -67,6 +67,8 @@ class Report(dict):
         """One line: model, test accuracy beside the majority's, macro F1, macro AUC, folder."""
         test = self["test"]
         mark = "SYNTHETIC DATA: " if self.get("synthetic") else ""
+        if (self.get("seen") or {}).get("too_many"):
+            mark += "ROWS IT WAS TRAINED ON: "
         return (
             f"{mark}{self.get('model')}: test accuracy {percent(test['accuracy'])} "
             f"(always the largest class: {percent(test.get('majority_accuracy'))}), "
@@ -78,7 +80,7 @@ class Report(dict):
 
     def _repr_html_(self):
         """A compact table for notebooks."""
-        mark = f"<p><b>{pages.escape(SYNTHETIC)}</b></p>" if self.get("synthetic") else ""
+        mark = f"<p><b>{pages.escape(banner(self))}</b></p>" if banner(self) else ""
         rows = headline_rows(self["test"], self.get("val"))
         name = pages.escape(f"{self.get('model')}: {self.page}")
         return f"{mark}<p><b>{name}</b></p>" + pages.table(

@@ -17,6 +17,17 @@ SYNTHETIC = (
     "Synthetic data: these signals were made by a program. The figures say nothing about patients."
 )
 
+SEEN = (
+    "Not a test: the model was trained on these rows, or on others of the same patients. The "
+    "figures say nothing about new ones."
+)
+
+
+def banner(report):
+    """The warning across the top of a run's page, or None: made by a program, no test, or both."""
+    seen = (report.get("seen") or {}).get("too_many")
+    return " ".join([SYNTHETIC] * bool(report.get("synthetic")) + [SEEN] * bool(seen)) or None
+
 
 def story(report, parts, *, history, inspection, pictures, sections=()):
     """Build the page of a run.
@@ -55,9 +66,8 @@ def story(report, parts, *, history, inspection, pictures, sections=()):
     for i, (heading, body, own) in enumerate(sections):
         chapters.append((f"section-{i + 1}", heading, body + _gallery(own)))
     chapters.append(("reproducibility", "Reproducibility", _reproducibility(report)))
-    banner = SYNTHETIC if report.get("synthetic") else None
     title = f"{report.get('model', 'model')} on {report.get('source', test.source)}"
-    return pages.page(title, chapters, banner=banner)
+    return pages.page(title, chapters, banner=banner(report))
 
 
 def _headline(report, test):

@@ -5,7 +5,8 @@ Conventions
 A trained network takes what it was trained on (signals, crops of them, images,
 metadata). The model that is saved takes raw signals (batch, samples, leads) and
 returns (batch, classes) probabilities: standardisation, cropping and images
-happen inside, and a `Card` layer carries classes, fs, leads, unit and thresholds.
+happen inside, and a `Card` layer carries classes, fs, leads, unit, thresholds and
+which rows it was trained on.
 """
 
 import pathlib
@@ -13,10 +14,13 @@ import pathlib
 import keras
 import numpy as np
 
+from ecg_keras.balance import MADE
 from ecg_keras.batches import fed
 from ecg_keras.crops import Crops, MeanOfCrops, crop_length, crop_starts
-from ecg_keras.layers import Card, Standardize, model_card, representation
+from ecg_keras.layers import Card, Standardize, card_layer, model_card, representation
 from ecg_keras.storage import atomic_path
+
+_MOST_SEEN = 0.01  # share of rows trained on that is still measured, see `check_unseen`
 
 
 def check_fits(model, ds):
@@ -152,8 +156,10 @@ def served(model, like, *, thresholds=None, name=None):
         "thresholds": None if thresholds is None else [float(value) for value in thresholds],
         "source": like.source,
         "preparation": like.preparation,
+        "split": like.split_by,
+        "patients": None if like.patients is None else sorted({*like.patients.tolist()} - {MADE}),
     }
-    outputs = Card(card, name="probabilities", dtype="float32")(outputs)
+    outputs = Card(card, like.row_digests(), name="probabilities", dtype="float32")(outputs)
     return keras.Model(
         inputs if len(inputs) > 1 else inputs["signal"], outputs, name=name or model.name
     )
@@ -209,7 +215,9 @@ def load_served(path):
     -------
     model : keras.Model
     card : dict
-        classes, task, fs (Hz), leads, unit, n_samples, metadata_names, thresholds, source, preparation.
+        classes, task, fs (Hz), leads, unit, n_samples, metadata_names, thresholds; and of the train
+        part source, preparation, split (see `ECGDataset.split_by`) and patients (None where it names
+        none). Files of older versions lack split and patients.
 
     Raises
     ------
@@ -247,3 +255,59 @@ def check_card(card, ds):
             raise ValueError(
                 f"the data set has {name} {value}, the model was trained with {card[name]}."
             )
+
+
+def check_unseen(model, ds, *, allow_seen=False):
+    """Refuse rows that a saved model was trained on, or rows of patients it was trained on.
+
+    A row is known by its digest, a patient by name in data of the same source: the text of `source`
+    up to its first comma.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A saved model, as `load_served` returns it.
+    ds : ECGDataset
+        Raw signals to measure or explain.
+    allow_seen : bool, default False
+        Do not refuse them, only say it.
+
+    Returns
+    -------
+    seen : dict
+        ``rows``: how many rows of `ds` are such; None where the model does not say. ``patients``:
+        whose they are. ``too_many``: True where they are refused. ``note``: a sentence for the
+        reader, or None.
+
+    Raises
+    ------
+    ValueError
+        If it was trained on a patient of `ds`, or on more than 1 % of its rows: public files hold a
+        few copies, and short digests meet by chance.
+    """
+    layer, digests = card_layer(model), ds.row_digests()
+    patients = layer.info.get("patients")
+    by_name = patients is not None and ds.patients is not None
+    by_row = layer.rows is not None and digests is not None
+    if not by_name and not by_row:
+        note = "The model does not say which rows it was trained on, so these may be among them."
+        return {"rows": None, "patients": [], "too_many": False, "note": note}
+    seen = np.isin(digests, layer.rows) if by_row else np.zeros(len(ds), bool)
+    too_many = seen.mean() > _MOST_SEEN
+    if by_name and ds.source.split(",")[0] == layer.info["source"].split(",")[0]:
+        known = np.isin(ds.patients, patients)
+        seen, too_many = seen | known, too_many or known.any()
+    whose = [] if ds.patients is None else np.unique(ds.patients[seen]).tolist()
+    n = f"{seen.sum():,} of {len(ds):,} rows"
+    if not too_many:
+        note = f"{n} are equal to rows the model was trained on." if seen.any() else None
+    else:
+        more = f" and {len(whose) - 5} more" if len(whose) > 5 else ""
+        of = f", or of patients it was trained on ({', '.join(whose[:5])}{more})" if whose else ""
+        note = f"{n} are ones the model was trained on{of}."
+        if not allow_seen:
+            raise ValueError(
+                f"{note[:-1]}: they would say nothing about new ones. Give a part it was not trained "
+                "on, or do it deliberately with allow_seen=True (--allow-seen)."
+            )
+    return {"rows": int(seen.sum()), "patients": whose, "too_many": bool(too_many), "note": note}

@@ -28,7 +28,14 @@ from ecg_keras.epochs import MONITORS, Epochs, architecture, default_monitor
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.pages import escape
 from ecg_keras.report import write_report
-from ecg_keras.serving import check_card, check_fits, load_served, predict, save_served
+from ecg_keras.serving import (
+    check_card,
+    check_fits,
+    check_unseen,
+    load_served,
+    predict,
+    save_served,
+)
 from ecg_keras.storage import fingerprint
 
 SCHEDULES = ("cosine", "plateau", "constant")
@@ -305,7 +312,7 @@ def fit(
     )
 
 
-def evaluate_and_report(model_file, test, *, out_dir, explain=False):
+def evaluate_and_report(model_file, test, *, out_dir, explain=False, allow_seen=False):
     """Measure a saved model on a data set of raw signals and write a report of it.
 
     Parameters
@@ -318,6 +325,9 @@ def evaluate_and_report(model_file, test, *, out_dir, explain=False):
         Folder for the report.
     explain : bool, default False
         Add pictures of what decided.
+    allow_seen : bool, default False
+        Measure rows that the model was trained on too. The page then says so across its top, and
+        ``seen`` in report.json.
 
     Returns
     -------
@@ -326,16 +336,20 @@ def evaluate_and_report(model_file, test, *, out_dir, explain=False):
     Raises
     ------
     ValueError
-        If the data set has other classes, another rate, leads or metadata than the model's card says.
+        If the data set has other classes, another rate, leads or metadata than the model's card says,
+        or rows or patients that it was trained on, see `serving.check_unseen`.
     """
     start = time.perf_counter()
     model, card = load_served(model_file)
     check_card(card, test)
+    seen = check_unseen(model, test, allow_seen=allow_seen)
     probabilities = predict(model, test)
     numbers = _facts(model, test, seed=None) | {
         "model": card["model"],
         "model_file": pathlib.Path(model_file).name,
         "trained_on": card["source"],
+        "seen": seen,
+        "notes": [seen["note"]] if seen["note"] else [],
         "test": _measured(test, probabilities, card["thresholds"]),
     }
     numbers["seconds"] = _seconds(test) | {"evaluate": time.perf_counter() - start}

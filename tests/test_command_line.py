@@ -1,4 +1,5 @@
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -6,8 +7,10 @@ import sys
 import pytest
 
 from ecg_keras.__main__ import _preset, main
-from ecg_keras.demo import write_demo_csv
+from ecg_keras.demo import write_demo_csv, write_demo_records
+from ecg_keras.mitbih_files import make_mitbih_csv
 from ecg_keras.presets import PRESETS
+from ecg_keras.serving import load_served
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,64 @@ def test_train_then_evaluate(demo, tmp_path, capsys):
         == report["test"]["confusion"]
     )
     assert "SYNTHETIC DATA" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def of_patients(tmp_path_factory):
+    """CSV files with the patient of every row beside them."""
+    folder = tmp_path_factory.mktemp("of_patients")
+    write_demo_records(folder / "records", n_patients=8, duration_s=60)
+    make_mitbih_csv(folder / "records", folder / "csv")
+    return folder / "csv"
+
+
+def test_a_saved_model_is_measured_on_the_test_part_of_its_own_split(of_patients, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "out"
+    words = ["--source", "mitbih-csv", "--data", str(of_patients)]
+    fast = ["--model", "cnn1d", "--preset", "none", "--epochs", "1", "--set", "filters=(4, 8)"]
+    split = ["--split", "patient", "--seed", "5"]
+    assert main(["train", *words, *fast, *split, "--out", str(run)]) == 0
+    card = load_served(run / "model.keras")[1]
+    assert card["split"] == {
+        "loader": "load_mitbih_csv",
+        "split": "patient",
+        "val_fraction": 0.1,
+        "seed": 5,
+    }
+    words += ["--model", str(run / "model.keras")]
+    assert main(["evaluate", *words, "--out", str(out)]) == 0
+    with open(out / "predictions.csv") as file:
+        tested = {row["patient"] for row in csv.DictReader(file)}
+    assert tested and not tested & set(card["patients"])
+    mine, again = (json.loads((folder / "report.json").read_text()) for folder in (run, out))
+    assert again["test"]["confusion"] == mine["test"]["confusion"]
+    assert again["seen"]["rows"] == 0 and not again["seen"]["too_many"]
+    capsys.readouterr()
+    for other in (["--split", "files"], ["--seed", "6"]):
+        for command in (["evaluate"], ["explain", "--methods", "lime", "--rows", "0"]):
+            assert main([*command, *words, *other, "--out", str(tmp_path / "no")]) == 2
+            error = capsys.readouterr().err
+            assert "trained on" in error and "--allow-seen" in error
+    assert not (tmp_path / "no").exists()
+    anyway = [*words, "--split", "files", "--allow-seen", "--out", str(tmp_path / "anyway")]
+    assert main(["explain", *anyway, "--methods", "lime", "--rows", "0"]) == 0
+    assert (
+        "ones the model was trained on" in (tmp_path / "anyway" / "explanations.html").read_text()
+    )
+    assert main(["evaluate", *anyway]) == 0
+    assert "ROWS IT WAS TRAINED ON" in capsys.readouterr().out
+    assert json.loads((tmp_path / "anyway" / "report.json").read_text())["seen"]["too_many"]
+
+
+def test_the_demo_set_is_that_of_the_model_too(tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "out"
+    fast = ["--model", "cnn1d", "--preset", "none", "--epochs", "1", "--set", "filters=(4, 8)"]
+    words = ["train", "--source", "demo", "--set", "n_beats=200", "--seed", "3", *fast]
+    assert main([*words, "--out", str(run)]) == 0
+    words = ["--source", "demo", "--model", str(run / "model.keras"), "--out", str(out)]
+    assert main(["evaluate", *words]) == 0
+    mine, again = (json.loads((folder / "report.json").read_text()) for folder in (run, out))
+    assert again["test"]["n"] == 40 and again["test"]["confusion"] == mine["test"]["confusion"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""A saved model knows the rows it was trained on."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from conftest import toy_dataset
+from ecg_keras import ECGDataset, build_model, to_spectrograms
+from ecg_keras.balance import balance_train
+from ecg_keras.dataset import Scaler
+from ecg_keras.layers import Card
+from ecg_keras.serving import check_unseen, load_served, save_served
+from ecg_keras.training import evaluate_and_report
+
+
+def saved(folder, train, **options):
+    """The file of an untrained network that was told it was trained on `train`."""
+    keras.utils.set_random_seed(0)
+    model = build_model("cnn2d", like=train, filters=(4, 8))
+    save_served(folder / "model.keras", model, train, **options)
+    return folder / "model.keras"
+
+
+def scaled(ds):
+    """The data set as a loader standardises it."""
+    scaler = Scaler(ds.x.mean(axis=0), ds.x.std(axis=0))
+    return ds.replace(x=scaler.apply(ds.x), scaler=scaler, digests=ds.row_digests())
+
+
+@pytest.mark.parametrize(
+    "prepared",
+    [
+        lambda ds: ds,
+        to_spectrograms,
+        lambda ds: to_spectrograms(scaled(ds)),
+        lambda ds: balance_train(ds, "smote"),
+        lambda ds: balance_train(to_spectrograms(ds), "smote"),
+        lambda ds: to_spectrograms(balance_train(ds, "smote")),
+    ],
+    ids=["raw", "images", "scaled images", "smote", "smote of images", "images of smote"],
+)
+def test_the_file_knows_the_raw_rows_it_was_trained_on(tmp_path, prepared):
+    raw, other = toy_dataset()[np.r_[0:45, 45:60:3]], toy_dataset(n=40, seed=1)
+    model, _ = load_served(saved(tmp_path, prepared(raw)))
+    mixed = raw.replace(x=np.concatenate([raw.x[:20], other.x[:30]]))
+    seen = check_unseen(model, mixed, allow_seen=True)
+    assert (seen["rows"], seen["patients"], seen["too_many"]) == (20, [], True)
+    assert check_unseen(model, other) == {
+        "rows": 0,
+        "patients": [],
+        "too_many": False,
+        "note": None,
+    }
+
+
+def test_the_rows_are_no_weights_and_take_four_bytes_each(tmp_path):
+    keras.utils.set_random_seed(0)
+    few = toy_dataset(n=600, samples=40)
+    network = build_model("cnn1d", like=few, filters=(4, 8))
+    sizes = {}
+    for n in (60, 600):
+        whole = save_served(tmp_path / f"{n}.keras", network, few[:n])
+        assert whole.count_params() == network.count_params() and len(whole.weights) == len(
+            network.weights
+        )
+        sizes[n] = (tmp_path / f"{n}.keras").stat().st_size
+    assert 4 * 540 <= sizes[600] - sizes[60] <= 6 * 540
+    card = next(layer for layer in whole.layers if isinstance(layer, Card))
+    assert card.rows.dtype == np.uint32 and (np.diff(card.rows) > 0).all()
+    assert "rows" not in json.dumps(card.get_config())
+
+
+def test_rows_it_was_trained_on_are_refused_before_anything_is_written(tmp_path):
+    train, test = toy_dataset(), toy_dataset(n=40, seed=1)
+    file = saved(tmp_path, train)
+    leaked = test.replace(x=np.concatenate([train.x[:10], test.x[10:]]))
+    with pytest.raises(
+        ValueError, match=r"10 of 40 rows .* trained on.*allow_seen=True.*--allow-seen"
+    ):
+        evaluate_and_report(file, leaked, out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_deliberately_measured_rows_are_marked_wherever_figures_stand(tmp_path):
+    train = toy_dataset(patients=True)
+    report = evaluate_and_report(
+        saved(tmp_path, train), train[:30], out_dir=tmp_path / "out", allow_seen=True
+    )
+    written = json.loads((tmp_path / "out" / "report.json").read_text())["seen"]
+    assert written["rows"] == 30 and written["too_many"] and len(written["patients"]) == 10
+    page = (tmp_path / "out" / "report.html").read_text()
+    banner = page.split('role="alert">')[1].split("</p>")[0]
+    assert "was trained on" in banner and "ynthetic" in banner  # both warnings stand
+    assert "30 of 30 rows" in page
+    assert "TRAINED ON" in report.summary() and "trained on" in report._repr_html_()
+
+
+def test_a_few_copies_are_counted_and_said(tmp_path):
+    train, test = toy_dataset(), toy_dataset(n=300, seed=1)
+    test = test.replace(x=np.concatenate([train.x[:3], test.x[3:]]))
+    report = evaluate_and_report(saved(tmp_path, train), test, out_dir=tmp_path / "out")
+    assert report["seen"]["rows"] == 3 and not report["seen"]["too_many"]
+    assert "3 of 300 rows are equal to rows" in (tmp_path / "out" / "report.html").read_text()
+    assert "TRAINED ON" not in report.summary()
+
+
+def test_other_rows_of_a_patient_it_was_trained_on_are_refused(tmp_path):
+    train = toy_dataset(patients=True).replace(source="Hospital A, 2020")
+    model, card = load_served(saved(tmp_path, train))
+    assert card["patients"] == sorted({f"p{i}" for i in range(10)})
+    ids = ["p3"] + ["q1"] * 199
+    later = toy_dataset(n=200, seed=1).replace(patients=ids, source="Hospital A, 2021")
+    with pytest.raises(ValueError, match=r"1 of 200 rows .*patients .*\(p3\)"):
+        check_unseen(model, later)
+    elsewhere = later.replace(source="Hospital B, 2021")  # its own p3
+    assert check_unseen(model, elsewhere)["rows"] == 0
+
+
+def test_patients_are_found_by_their_rows_where_the_model_knows_rows_only(tmp_path):
+    known = toy_dataset(patients=True)
+    model, card = load_served(saved(tmp_path, known.replace(patients=None)))
+    assert card["patients"] is None
+    with pytest.raises(ValueError, match="60 of 60 rows .*p0, p1, p2, p3, p4 and 5 more"):
+        check_unseen(model, known)
+
+
+def test_rows_made_by_smote_are_of_no_patient(tmp_path):
+    train = balance_train(toy_dataset(patients=True)[np.r_[0:45, 45:60:3]], "smote")
+    assert "(made)" in train.patients
+    assert "(made)" not in load_served(saved(tmp_path, train))[1]["patients"]
+
+
+def test_a_file_from_before_rows_were_kept_loads_and_says_what_it_does_not_know(tmp_path):
+    train, test = toy_dataset(), toy_dataset(n=40, seed=1)
+    old, _ = load_served(saved(tmp_path, train))
+    layer = next(layer for layer in old.layers if isinstance(layer, Card))
+    layer.rows = None
+    for name in ("patients", "split"):
+        del layer.info[name]
+    old.save(tmp_path / "old.keras")
+    report = evaluate_and_report(tmp_path / "old.keras", train, out_dir=tmp_path / "out")
+    assert report["seen"]["rows"] is None and not report["seen"]["too_many"]
+    assert (
+        "does not say which rows it was trained on"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
+    images = to_spectrograms(train).replace(digests=None)  # a part that does not know its raw rows
+    model, card = load_served(saved(tmp_path, images))
+    assert card["split"] is None and check_unseen(model, test)["rows"] is None
