@@ -4,12 +4,16 @@ Four functions are the whole of the main job::
 
     from ecg_keras import load_mitbih_csv, to_spectrograms, build_model, fit_and_report
 
-Nothing heavy is imported until a function needs it.
+Nothing heavy is imported until a function needs it. As soon as Keras is there, the layers of this
+package are registered with it: after ``import ecg_keras``, ``keras.saving.load_model`` opens a
+saved model.
 """
 
 import importlib
 import sys
 import types
+
+import wrapt
 
 __version__ = "0.1.0"
 
@@ -57,3 +61,5 @@ class _Package(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+# at once where Keras is imported already, else when its import has ended: the layers need all of it
+wrapt.register_post_import_hook(lambda keras: importlib.import_module("ecg_keras.layers"), "keras")

@@ -6,7 +6,8 @@ Every layer takes signals of shape (batch, samples, leads) and has nothing to
 train. Each row is transformed by itself, never with a statistic over the batch,
 so a beat gives the same image whatever it is batched with. The layers are
 registered under the package ``ecg_keras``: a saved model loads after
-``import ecg_keras.layers`` with Keras's safe mode on.
+``import ecg_keras`` with Keras's safe mode on, for that imports this module as
+soon as Keras is there, and this module those that hold more layers.
 """
 
 import dataclasses
@@ -15,11 +16,12 @@ import keras
 import numpy as np
 from keras import ops
 
+# whole modules, no names from them: the first of all imports Keras, and that imports this one
+import ecg_keras.crops
+import ecg_keras.network_layers
+import ecg_keras.trees  # noqa: F401
 from ecg_keras._checks import check_signal_shape
-from ecg_keras.crops import Crops, MeanOfCrops  # noqa: F401 - a saved model may need them
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
-from ecg_keras.network_layers import LateMean, MiniRocket, Positions  # noqa: F401
-from ecg_keras.trees import AverageBeat, Trees  # noqa: F401
 
 _TINY = 1e-18  # keeps an all-zero signal finite; far below the power of one ADC step, and its square is still a float32
 

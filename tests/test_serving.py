@@ -1,6 +1,9 @@
-"""A saved model knows the rows it was trained on."""
+"""A saved model knows the rows it was trained on, and loads after `import ecg_keras` alone."""
 
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -149,3 +152,72 @@ def test_a_file_from_before_rows_were_kept_loads_and_says_what_it_does_not_know(
     images = to_spectrograms(train).replace(digests=None)  # a part that does not know its raw rows
     model, card = load_served(saved(tmp_path, images))
     assert card["split"] is None and check_unseen(model, test)["rows"] is None
+
+
+def run_python(code, backend="tensorflow", *arguments):
+    """What a fresh Python prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def every_layer(tmp_path_factory):
+    """A saved model that has a layer of the package's own at every step."""
+    folder = tmp_path_factory.mktemp("saved")
+    train = scaled(toy_dataset())
+    short = train.replace(x=train.x[:, :100], digests=None)
+    model = build_model("cnn2d", like=short, filters=(4, 8))
+    save_served(folder / "model.keras", model, train)
+    return folder / "model.keras"
+
+
+@pytest.mark.parametrize(
+    ("imports", "backend"),
+    [
+        ("import ecg_keras, keras", "tensorflow"),
+        ("import keras, ecg_keras", "tensorflow"),
+        ("import ecg_keras; from keras import saving; import keras", "jax"),
+        ("import keras, ecg_keras", "jax"),
+        ("import ecg_keras.crops, keras", "jax"),  # imports Keras, and so the layers, half-way
+        ("import ecg_keras.layers, keras", "jax"),
+    ],
+)
+def test_a_saved_model_loads_after_import_ecg_keras_alone(every_layer, imports, backend):
+    if backend == "jax":
+        pytest.importorskip("jax")
+    code = (
+        f"{imports}, sys\nmodel = keras.saving.load_model(sys.argv[1], safe_mode=True)\n"
+        "print(model.output_shape)"
+    )
+    assert run_python(code, backend, every_layer) == "(None, 3)"
+
+
+def test_importing_the_package_alone_brings_no_backend():
+    code = (
+        "import sys, ecg_keras\n"
+        "print(sorted({'keras', 'tensorflow', 'jax', 'ecg_keras.layers'} & set(sys.modules)))\n"
+        "import keras; print('ecg_keras.layers' in sys.modules)"
+    )
+    assert run_python(code).splitlines() == ["[]", "True"]
+
+
+def test_without_keras_the_package_still_imports(tmp_path):
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "__init__.py").write_text("raise ImportError('no backend here')")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import ecg_keras
+try:
+    import keras
+except ImportError as error:
+    print(error)
+print(ecg_keras.ECGDataset.__name__)
+"""
+    assert run_python(code).splitlines() == ["no backend here", "ECGDataset"]
