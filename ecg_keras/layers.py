@@ -347,10 +347,12 @@ class Card(keras.layers.Layer):
         return {**super().get_config(), "info": self.info}
 
     def save_own_variables(self, store):
+        """Write the rows into the saved file, where Keras asks for weights."""
         if self.rows is not None:
             store["rows"] = self.rows
 
     def load_own_variables(self, store):
+        """Read them back; files of older versions have none."""
         self.rows = np.array(store["rows"]) if "rows" in store.keys() else None
 
 

@@ -216,8 +216,8 @@ def load_served(path):
     model : keras.Model
     card : dict
         classes, task, fs (Hz), leads, unit, n_samples, metadata_names, thresholds; and of the train
-        part source, preparation, split (see `ECGDataset.split_by`) and patients (None where it names
-        none). Files of older versions lack split and patients.
+        part source, preparation, split (see `ECGDataset.split_by`) and patients (None where it
+        names none). Files of older versions lack split and patients.
 
     Raises
     ------
@@ -307,7 +307,7 @@ def check_unseen(model, ds, *, allow_seen=False):
         note = f"{n} are ones the model was trained on{of}."
         if not allow_seen:
             raise ValueError(
-                f"{note[:-1]}: they would say nothing about new ones. Give a part it was not trained "
-                "on, or do it deliberately with allow_seen=True (--allow-seen)."
+                f"{note[:-1]}: they would say nothing about new ones. Give a part that it was not "
+                "trained on, or do it deliberately with allow_seen=True (--allow-seen)."
             )
     return {"rows": int(seen.sum()), "patients": whose, "too_many": bool(too_many), "note": note}

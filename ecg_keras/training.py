@@ -336,8 +336,8 @@ def evaluate_and_report(model_file, test, *, out_dir, explain=False, allow_seen=
     Raises
     ------
     ValueError
-        If the data set has other classes, another rate, leads or metadata than the model's card says,
-        or rows or patients that it was trained on, see `serving.check_unseen`.
+        If the data set has other classes, another rate, leads or metadata than the model's card
+        says, or rows or patients that it was trained on, see `serving.check_unseen`.
     """
     start = time.perf_counter()
     model, card = load_served(model_file)

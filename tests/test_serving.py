@@ -8,9 +8,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-
 from conftest import toy_dataset
-from ecg_keras import ECGDataset, build_model, to_spectrograms
+
+from ecg_keras import build_model, to_spectrograms
 from ecg_keras.balance import balance_train
 from ecg_keras.dataset import Scaler
 from ecg_keras.layers import Card
