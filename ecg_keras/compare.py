@@ -18,10 +18,14 @@ import numpy as np
 from ecg_keras import pages, plots
 from ecg_keras.metrics import bootstrap, difference
 from ecg_keras.pages import decimal, interval, percent
-from ecg_keras.storage import atomic_path, write_json, write_text
+from ecg_keras.storage import atomic_path, check_free, write_json, write_text
 
 _METRICS = ("accuracy", "macro_f1", "macro_auc")
 _LABELS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "macro_auc": "macro-AUC"}
+_FILES = ["compare.json", "compare.csv", "compare.html"] + [
+    f"compare_{name}.png"
+    for name in (*_METRICS, "val_loss", "val_macro_f1", "val_macro_auc", "cost")
+]
 _COLUMNS = (
     "run model source synthetic task seed n_test n_patients parameters model_mb epochs_run fit_seconds peak_rss_mb device "
     "accuracy accuracy_low accuracy_high majority_accuracy macro_f1 macro_f1_low macro_f1_high "
@@ -67,11 +71,13 @@ def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
     Raises
     ------
     ValueError
-        If fewer than two runs are given, or a folder is not a finished run.
+        If fewer than two runs are given, a folder is not a finished run, or a file in `out_dir` that no
+        comparison wrote would be replaced.
     """
     run_dirs, out_dir = [pathlib.Path(path) for path in run_dirs], pathlib.Path(out_dir)
     if len(run_dirs) < 2:
         raise ValueError(f"compare needs at least two runs, got {len(run_dirs)}.")
+    check_free(out_dir, _FILES, "compare.json")
     names = _short_names(run_dirs)
     runs = [_read_run(path, name) for path, name in zip(run_dirs, names)]
     pairs, unpaired = _pair_up(runs, seed, n_boot)

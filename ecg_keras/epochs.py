@@ -3,11 +3,13 @@
 Conventions
 -----------
 An epoch is finished when ``state.json`` in the checkpoint folder names it; that file is
-written last and replaced whole. Epochs count from 1 in every file.
+written last and replaced whole. Epochs count from 1 in every file. The folder holds nothing else,
+and what a training did not write is never removed from it.
 """
 
+import contextlib
 import json
-import shutil
+import re
 import sys
 import time
 
@@ -16,7 +18,14 @@ import numpy as np
 
 from ecg_keras import metrics
 from ecg_keras.serving import predict
-from ecg_keras.storage import atomic_path, read_json, write_json
+from ecg_keras.storage import (
+    atomic_path,
+    final_name,
+    fingerprint,
+    is_ours,
+    read_json,
+    write_json,
+)
 
 _BAND = 0.005  # differences of a figure below this are luck of few rows; of such epochs a cosine's last is the most settled
 MONITORS = {"macro_f1": metrics.macro_f1, "macro_auc": metrics.macro_auc, "loss": None}
@@ -54,6 +63,30 @@ def architecture(model):
     return numbered(configuration)
 
 
+def checkpoint_files(folder):
+    """Files in a checkpoint folder that a training wrote, state.json last, and those that none did."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
+    known, ours, others = is_ours(folder / "state.json"), [], []
+    for file in files:
+        name = final_name(file.name)
+        named = re.fullmatch(r"state\.json|(best|last)-\d+\.weights\.h5", name) and file.is_file()
+        if named and (known or name != file.name):
+            ours.append(file)
+        elif not file.name.startswith(
+            "."
+        ):  # hidden files, of a file browser say, are in nobody's way
+            others.append(file)
+    return sorted(ours, key=lambda file: file.name == "state.json"), others
+
+
+def clear_checkpoint(folder):
+    """Remove what a training wrote, and the folder if that leaves it empty."""
+    for file in checkpoint_files(folder)[0]:
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 class Epochs(keras.callbacks.Callback):
     """After each epoch: measure, keep the best weights, write the state to go on from, show progress."""
 
@@ -73,15 +106,37 @@ class Epochs(keras.callbacks.Callback):
         return len(self.rows)
 
     def _load(self, model):
-        """Take up a state written under the same key, else clear the folder."""
+        """Take up a state of the same key and first weights, else start anew in the folder."""
         self._network = model
-        state = read_json(self.folder / "state.json")
-        if state is None or state["key"] != self.key:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if others := checkpoint_files(self.folder)[1]:
+            raise ValueError(
+                f"{others[0]} was not written by a training, and {self.folder} is to hold nothing but "
+                "the state to go on from; move it, or give another folder."
+            )
+        state, now = read_json(self.folder / "state.json") or {}, _digest(model)
+        began, left = getattr(model, "_began", (now, now))
+        known = {now, began} if left == now else {now}  # a stopped network goes on itself
+        same = state.get("key") == self.key and all(
+            (self.folder / name).exists() for name in _weights_files(state["rows"], state["best"])
+        )
+        if same and state["rows"] and state.get("start") in known:
+            self.start = state["start"]
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self.folder / state["last"])
+            self.rows, self.best_row = state["rows"], state["best"]
+            self.finished = state["finished"]
             return
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(self.folder / state["last"])
-        self.rows, self.best_row, self.finished = state["rows"], state["best"], state["finished"]
+        if same and state["rows"] and "start" in state:
+            print(
+                f"the network starts from other weights than the killed run in {self.folder} (to go on, seed "
+                "before building it: keras.utils.set_random_seed), so training starts anew"
+            )
+        self.start = now
+        self._write_state()
+
+    def remember(self):
+        """Note on the network which weights it began from and now has, so that it can go on itself."""
+        self._network._began = (self.start, _digest(self._network))
 
     def on_train_begin(self, logs=None):
         if self.progress:
@@ -141,7 +196,7 @@ class Epochs(keras.callbacks.Callback):
         self.rows.append(row)
         self._slow_down_or_stop()
         self._save(f"last-{epoch + 1}.weights.h5")
-        self._write_state(epoch + 1)
+        self._write_state()
         self._show(row, better)
 
     def _is_better(self, row):
@@ -202,19 +257,20 @@ class Epochs(keras.callbacks.Callback):
         with atomic_path(self.folder / name) as part:
             self.model.save_weights(part, overwrite=True)
 
-    def _write_state(self, epoch):
-        """Name the files to go on from, then drop those no longer named."""
-        last, best = f"last-{epoch}.weights.h5", f"best-{self.best_row + 1}.weights.h5"
+    def _write_state(self):
+        """Name the files to go on from, then drop those of ours no longer named."""
+        named = _weights_files(self.rows, self.best_row)
         state = {
             "key": self.key,
+            "start": self.start,
             "rows": self.rows,
             "best": self.best_row,
-            "last": last,
+            "last": named[0] if named else None,
             "finished": self.finished,
         }
         write_json(self.folder / "state.json", state)
-        for file in self.folder.glob("*.weights.h5"):
-            if file.name not in (last, best):
+        for file in checkpoint_files(self.folder)[0]:
+            if file.name not in (*named, "state.json"):
                 file.unlink()
 
     def _show(self, row, better):
@@ -233,3 +289,13 @@ class Epochs(keras.callbacks.Callback):
     def restore_best(self):
         """Put the weights of the best epoch into the model."""
         self._network.load_weights(self.folder / f"best-{self.best_row + 1}.weights.h5")
+
+
+def _weights_files(rows, best_row):
+    """Names of the last and of the best weights after these epochs."""
+    return [f"last-{len(rows)}.weights.h5", f"best-{best_row + 1}.weights.h5"] if rows else []
+
+
+def _digest(model):
+    """What tells one set of weights from another."""
+    return fingerprint(*model.get_weights())

@@ -33,6 +33,7 @@ from ecg_keras.feature_maps import feature_maps
 from ecg_keras.parts import balanced_rows, replacement
 from ecg_keras.probe import Probe
 from ecg_keras.serving import predict
+from ecg_keras.storage import check_free
 
 _PER_CLASS = 200  # rows Grad-CAM averages over, at most
 _AVERAGED_BYTES = 64e6  # that these rows may take together
@@ -124,6 +125,9 @@ def explain(
         raise ValueError(
             f"target={target!r} is not a class; choose 'predicted', 'true' or one of {known}."
         )
+    if out_dir is not None:
+        names = ("explanations.json", "explanations.html", "explained_*.png")
+        check_free(out_dir, names, "explanations.json", "report.json")
     rows = None if rows is None else _checked_rows(rows, len(ds))
     waveforms = ds.x if ds.grid is None else _waveforms(signals, ds)
     Probe(model, ds[:1])  # refuses what does not fit before anything takes time

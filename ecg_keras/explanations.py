@@ -117,15 +117,14 @@ def verdicts(found):
 
 
 def write(found, ds, out_dir):
-    """One PNG per row, explanations.json and, last, explanations.html."""
+    """First explanations.json, which makes the folder ours, one PNG per row, and last explanations.html."""
     out_dir = pathlib.Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
     found.out_dir = out_dir
+    write_json(out_dir / "explanations.json", _numbers(found, ds))
     rows, checks = row_pictures(found), check_pictures(found, ds)
     for name, (data, _) in {**rows, **checks}.items():
         with atomic_path(out_dir / f"{name}.png") as part:
             part.write_bytes(data)
-    write_json(out_dir / "explanations.json", _numbers(found, ds))
     sections = []
     if found.checks:
         gallery = pages.figures(*(pages.figure(*picture, wide=True) for picture in checks.values()))
@@ -137,8 +136,7 @@ def write(found, ds, out_dir):
         sections.append(("rows", "Row by row", _legend(found) + gallery))
     banner = SYNTHETIC if ds.synthetic else None
     lead = f"<p>{pages.escape(found.probe.name)} on {pages.escape(ds.source)}: {len(found)} rows explained.</p>"
-    lead += pages.bullets(ds.notes)
-    lead += left_out_html(found)
+    lead += pages.bullets(ds.notes) + left_out_html(found)
     write_text(
         out_dir / "explanations.html",
         pages.page("What decided", sections, lead=lead, banner=banner),

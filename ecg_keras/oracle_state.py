@@ -11,13 +11,13 @@ Source: Keras Tuner 1.4.8.
 
 import copy
 import pathlib
-import shutil
 import threading
 import time
 
 import keras_tuner
 from keras_tuner.src.engine.trial import Trial
 
+from ecg_keras.epochs import clear_checkpoint
 from ecg_keras.storage import read_json, write_json
 from ecg_keras.trials import encoded
 
@@ -235,7 +235,7 @@ class Kept:
         self.save()
         self.news.append(result)
         for other in self.superfluous():
-            shutil.rmtree(self.folder / "trials" / other / "checkpoint", ignore_errors=True)
+            clear_checkpoint(self.folder / "trials" / other / "checkpoint")
 
     def score_trial(self, trial):
         """The value in the result, in full precision."""

@@ -25,9 +25,15 @@ from ecg_keras.inspection import inspect, plot_labelled
 from ecg_keras.pages import decimal, percent
 from ecg_keras.sections import banner, headline_rows, story
 from ecg_keras.spectrograms import represent
-from ecg_keras.storage import atomic_path, write_json, write_text
+from ecg_keras.storage import atomic_path, check_free, write_json, write_text
 
 _WITH_INTERVAL = ("accuracy", "macro_f1", "macro_auc")
+_CURVES = {
+    "loss": "loss",
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "macro_auc": "macro-AUC",
+}
 _WITH_SPREAD = (
     "accuracy",
     "macro_f1",
@@ -184,6 +190,28 @@ def _write_pictures(out_dir, *groups):
             part.write_bytes(data)
 
 
+def check_run_folder(out_dir, test, *, trained=False, explained=False):
+    """Refuse a folder where a run measured on `test` would replace files that no run wrote."""
+    names = ["report.html", "report.json", "history.csv", "predictions.csv"]
+    pictures = [
+        "class_distribution",
+        "labelled",
+        "confusion",
+        "roc",
+        "precision_recall",
+        "calibration",
+    ]
+    for name in map(_file_name, test.classes):
+        pictures += [f"signal_{name}", f"image_{name}"]
+    if trained:
+        names.append("model.keras")
+        pictures += [f"curve_{name}" for name in _CURVES]
+    if explained:
+        pictures.append("explained_*")
+    names += [f"{name}.png" for name in pictures]
+    check_free(out_dir, names, "report.json", "checkpoint/state.json")
+
+
 def _data_pictures(train, val, test):
     """Class distribution, and a signal and an image of each class, as (bytes, caption) by file name."""
     first = train if train is not None else test
@@ -255,12 +283,7 @@ def _curve_pictures(history, numbers):
     if not history:
         return {}
     best, pictures = numbers.get("best_epoch"), {}
-    for name, label in (
-        ("loss", "loss"),
-        ("macro_f1", "macro-F1"),
-        ("accuracy", "accuracy"),
-        ("macro_auc", "macro-AUC"),
-    ):
+    for name, label in _CURVES.items():
         if any(row.get(key) is not None for row in history for key in (name, f"val_{name}")):
             axes = plots.plot_history(history, (name, f"val_{name}"), label=label, best_epoch=best)
             pictures[f"curve_{name}"] = (plots.png(axes), f"{label} over the epochs.")

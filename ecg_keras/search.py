@@ -9,6 +9,7 @@ figure, larger is better.
 """
 
 import contextlib
+import filecmp
 import importlib.metadata
 import os
 import pathlib
@@ -19,11 +20,31 @@ from ecg_keras._checks import check_option, check_positive, require
 from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.search_result import Search
 from ecg_keras.spaces import declare
-from ecg_keras.storage import cache_folder, fingerprint, read_json, write_json
+from ecg_keras.storage import (
+    atomic_path,
+    cache_folder,
+    check_free,
+    fingerprint,
+    is_ours,
+    read_json,
+    write_json,
+)
 from ecg_keras.trials import decoded, encoded, read_parts, write_parts
 from ecg_keras.workers import Workers, worker_count
 
 STRATEGIES = ("hyperband", "bayesian", "random")
+_FILES = (  # what a search writes into its folder, besides the winner's run
+    "search.json",
+    "oracle.json",
+    "oracle.previous.json",
+    "trials",
+    "workers",
+    "leaderboard.csv",
+    "memory.csv",
+    "search.html",
+    "ended.json",
+    "winner.json",
+)
 
 
 def search(
@@ -59,7 +80,8 @@ def search(
     model : str, default "cnn2d"
         A key of `MODELS`; what is varied for it is declared in `spaces.FAMILIES` and `spaces.TRAINING`.
     out_dir : path
-        Folder of the search: leaderboard.csv and search.html, written after every trial, and its state.
+        Folder of the search: leaderboard.csv and search.html, written after every trial, and its state. Files
+        that no search wrote stay as they are.
     hours : float, optional
         Time for this call. No trial is started that would not end in time by what earlier ones took; a last
         one that does not is stopped. Time to train the winner (`epochs` on `full_train`) is kept, and
@@ -76,7 +98,7 @@ def search(
     seed : int, default 0
         Of the proposals and of every training.
     fresh : bool, default False
-        Start anew; what is in `out_dir` is moved aside, to ``<out_dir>-old-1``.
+        Start anew; an `out_dir` that holds a search is moved aside, to ``<out_dir>-old-1``.
     test : ECGDataset, optional
         Train the winner on `full_train` and report it, on this part, in ``winner`` in `out_dir`.
     full_train : ECGDataset, optional
@@ -104,7 +126,7 @@ def search(
     ------
     ValueError
         If `out_dir` holds a search of other data, space, settings or versions (each difference is named), or
-        another process searches there.
+        a file that no search wrote and this one would replace, or another process searches there.
     RuntimeError
         If the first three trials fail for the same reason, which is given, or a worker cannot start.
 
@@ -175,6 +197,10 @@ def search(
     }
     with _locked(folder):
         _prepare(folder, identity, job, fresh, previous)
+        if test is not None:
+            from ecg_keras.report import check_run_folder
+
+            check_run_folder(folder / "winner", test, trained=True)
         rows = len(train if full_train is None else full_train) / len(train)
         objective = f"val_{default_monitor(train)}"
         run = Supervisor(
@@ -269,20 +295,23 @@ def _locked(folder):
 
 def _prepare(folder, identity, job, fresh, previous):
     """Make the folder of a new search, or check that the one there is the same search."""
-    if fresh and folder.exists() and any(folder.iterdir()):
+    file = folder / "search.json"
+    torn = read_json(file) is None and any(folder.glob("trials/*/trial.json"))
+    if fresh and (is_ours(file) or torn):
         number = 1
         while (aside := folder.with_name(f"{folder.name}-old-{number}")).exists():
             number += 1
         folder.rename(aside)
         print(f"the search in {folder} was moved to {aside}")
-    if previous is not None and not (folder / "search.json").exists():
+    if previous is not None and not file.exists():
         _copy_previous(pathlib.Path(previous), folder, identity)
-    (folder / "trials").mkdir(parents=True, exist_ok=True)
-    there = read_json(folder / "search.json")
-    if there is None and any((folder / "trials").iterdir()):
+    if read_json(file) is None and any(folder.glob("trials/*/trial.json")):
         raise ValueError(
             f"{folder} holds trials, but its search.json cannot be read; give fresh=True or another out_dir."
         )
+    check_free(folder, _FILES, "search.json")
+    (folder / "trials").mkdir(parents=True, exist_ok=True)
+    there = read_json(file)
     if there is not None:
         changed = _differences(there["identity"], identity)
         if changed:
@@ -292,7 +321,7 @@ def _prepare(folder, identity, job, fresh, previous):
                 "aside) or another out_dir."
             )
     if there is None or there["job"] != job:
-        write_json(folder / "search.json", {"identity": identity, "job": job})
+        write_json(file, {"identity": identity, "job": job})
     (folder / "ended.json").unlink(missing_ok=True)
 
 
@@ -308,7 +337,7 @@ def _differences(old, new):
 
 
 def _copy_previous(inputs, folder, identity):
-    """Copy the newest search with the same identity under `inputs` to `folder`."""
+    """Copy the newest search with the same identity under `inputs` to `folder`; what is there already stays."""
     found = sorted(inputs.rglob("search.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in found:
         there = read_json(file)
@@ -320,14 +349,24 @@ def _copy_previous(inputs, folder, identity):
                 f"the search in {file.parent} is not this one and is left alone: {'; '.join(changed)}"
             )
             continue
-        part = folder.with_name(f".{folder.name}-part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(file.parent, part)
-        for path in (part, *part.rglob("*")):
-            path.chmod(path.stat().st_mode | 0o200)  # inputs are read-only
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+        paths = [path.relative_to(file.parent) for path in file.parent.rglob("*")]
+        paths.sort(
+            key=lambda path: (path == pathlib.Path("search.json"), path)
+        )  # last: all is there
+        for path in paths:
+            old, new = file.parent / path, folder / path
+            if not old.is_dir() and new.exists() and not filecmp.cmp(old, new, shallow=False):
+                raise ValueError(
+                    f"{new} is in the way of the search in {file.parent}, which is to be copied; move it, "
+                    "or give another out_dir."
+                )
+        for path in paths:
+            old, new = file.parent / path, folder / path
+            if old.is_dir():
+                new.mkdir(parents=True, exist_ok=True)
+            elif not new.exists():
+                with atomic_path(new) as part:
+                    shutil.copyfile(old, part)
         print(f"going on with the search in {file.parent}")
         return
 

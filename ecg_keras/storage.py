@@ -3,7 +3,8 @@
 Conventions
 -----------
 Every file is written beside its final name and then renamed, so a reader sees
-the old file or the new one, never half of one. A cache is one uncompressed
+the old file or the new one, never half of one. Only files that this package wrote are
+ever replaced or removed: a folder is known as its own by a JSON file in it (`_MARKS`). A cache is one uncompressed
 file: a header line of JSON (the key, and shape, dtype and offset of each array), its CRC-32, then
 the arrays' bytes with a CRC-32 each. A file that does not check is as good as absent.
 """
@@ -13,10 +14,20 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 import zlib
 
 import numpy as np
+
+
+_MARKS = {  # JSON files that this package writes, and keys that each of them has
+    "state.json": ("key", "rows", "best", "last", "finished"),
+    "report.json": ("test", "classes", "versions"),
+    "compare.json": ("runs", "pairs", "unpaired"),
+    "explanations.json": ("rows", "methods", "checks"),
+    "search.json": ("identity", "job"),
+}
 
 
 @contextlib.contextmanager
@@ -48,6 +59,38 @@ def atomic_path(path):
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def final_name(name):
+    """The name that a temporary file of `atomic_path` was to get, where a kill left one; else the name itself.
+
+    Examples
+    --------
+    >>> final_name(".best-3.weights-a1b2c3d_.weights.h5"), final_name("notes.txt")
+    ('best-3.weights.h5', 'notes.txt')
+    """
+    part = re.fullmatch(r"\.(.+)-[a-z0-9_]{8}(?:\.[^.]+)*?(\.[^.]+)?", name)
+    return part[1] + (part[2] or "") if part else name
+
+
+def is_ours(path):
+    """True for one of the JSON files of this package by which its folders are known."""
+    content = read_json(path)
+    return isinstance(content, dict) and content.keys() >= {*_MARKS[pathlib.Path(path).name]}
+
+
+def check_free(folder, names, *marks):
+    """Refuse to write `names` (glob patterns) into a folder that has none of `marks` but a file of such a name."""
+    folder = pathlib.Path(folder)
+    if any(is_ours(folder / mark) for mark in marks):
+        return
+    there = [folder] if folder.is_file() else [file for name in names for file in folder.glob(name)]
+    for file in there:
+        if file.is_file() or any(file.iterdir()):
+            raise ValueError(
+                f"{file} was not written by this package, which would replace it; move it, or give "
+                "another out_dir."
+            )
 
 
 def _umask():

@@ -9,7 +9,6 @@ that is kept is that of the epoch with the best validation figure.
 
 import pathlib
 import shlex
-import shutil
 import sys
 import time
 import warnings
@@ -24,10 +23,10 @@ from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
 from ecg_keras.crops import crop_length
 from ecg_keras.dataset import ECGDataset, check_parts
-from ecg_keras.epochs import MONITORS, Epochs, architecture, default_monitor
+from ecg_keras.epochs import MONITORS, Epochs, architecture, clear_checkpoint, default_monitor
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.pages import escape
-from ecg_keras.report import write_report
+from ecg_keras.report import check_run_folder, write_report
 from ecg_keras.serving import (
     check_card,
     check_fits,
@@ -69,8 +68,9 @@ def fit_and_report(
 ):
     """Train a model, keep its best epoch, measure the test part once, and write a report.
 
-    Kill it at any moment and call it again with the same arguments: it goes on after the last
-    finished epoch. A call after a finished run trains anew.
+    Kill it at any moment and call it again with the same arguments and a network of the same weights (call
+    ``keras.utils.set_random_seed`` before building it): it goes on after the last finished epoch. A call
+    after a finished run trains anew.
 
     Parameters
     ----------
@@ -80,7 +80,8 @@ def fit_and_report(
         Parts with the same representation and, where patients are known, none in two parts.
         Only `train` may be balanced.
     out_dir : path
-        Folder for report.html, report.json, model.keras, history.csv, predictions.csv and pictures.
+        Folder for report.html, report.json, model.keras, history.csv, predictions.csv and pictures. Those of
+        an earlier run are replaced; no other file is.
     epochs : int, default 12
         Passes over the train part, at most.
     batch_size : int, default 128
@@ -134,7 +135,8 @@ def fit_and_report(
     Raises
     ------
     ValueError
-        If the parts are not comparable, share patients, or do not fit the model.
+        If the parts are not comparable, share patients, or do not fit the model, or a file in `out_dir`
+        that no run wrote would be replaced.
 
     Examples
     --------
@@ -155,10 +157,10 @@ def fit_and_report(
         raise ValueError(
             f"explain must be the {len(test)} signals that test was made of, got rows of shape {signals.shape}."
         )
+    out_dir = pathlib.Path(out_dir)
+    check_run_folder(out_dir, test, trained=True, explained=bool(explain))
     if balance is not None:
         train = balance_train(train, balance, seed=seed)
-    out_dir = pathlib.Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
     history = fit(
         model,
         train,
@@ -213,7 +215,7 @@ def fit_and_report(
         if explain
         else None,
     )
-    shutil.rmtree(out_dir / "checkpoint", ignore_errors=True)
+    clear_checkpoint(out_dir / "checkpoint")
     return report
 
 
@@ -249,8 +251,8 @@ def fit(
     Parameters
     ----------
     folder : path
-        Where the state to go on from is kept. A call with the same data and settings goes on after the
-        last finished epoch found there.
+        Where the state to go on from is kept, and nothing else. A call with the same data, settings and
+        first weights goes on after the last finished epoch found there; another training's state is replaced.
     until : int, optional
         Stop after this many of the `epochs`; a later call with a larger `until` goes on.
     callbacks : sequence of keras.callbacks.Callback
@@ -261,6 +263,11 @@ def fit(
     Epochs
         ``rows`` holds the figures of each epoch, ``best_row`` the number of the kept one (from 0),
         ``monitor`` and ``settings`` what was used.
+
+    Raises
+    ------
+    ValueError
+        If an option is not known, or `folder` holds a file that no training wrote.
 
     Examples
     --------
@@ -340,6 +347,7 @@ def evaluate_and_report(model_file, test, *, out_dir, explain=False, allow_seen=
         says, or rows or patients that it was trained on, see `serving.check_unseen`.
     """
     start = time.perf_counter()
+    check_run_folder(out_dir, test, explained=explain)
     model, card = load_served(model_file)
     check_card(card, test)
     seen = check_unseen(model, test, allow_seen=allow_seen)
@@ -423,16 +431,19 @@ def _fit(model, train, val, folder, settings, until, callbacks, progress):
     _compile(model, train, len(batches), settings)
     key = fingerprint(settings, architecture(model), train.fingerprint(), val.fingerprint())
     epochs = Epochs(model, batches, val, folder, key, settings, progress)
-    if not epochs.finished and epochs.done < until:
-        model.fit(
-            batches,
-            initial_epoch=epochs.done,
-            epochs=min(until, settings["epochs"]),
-            callbacks=[epochs, *callbacks],
-            shuffle=False,  # the rows are; Keras would mix whole batches, by a state that is not kept
-            verbose=0,
-        )
-    epochs.restore_best()
+    try:
+        if not epochs.finished and epochs.done < until:
+            model.fit(
+                batches,
+                initial_epoch=epochs.done,
+                epochs=min(until, settings["epochs"]),
+                callbacks=[epochs, *callbacks],
+                shuffle=False,  # the rows are; Keras would mix whole batches, by a state that is not kept
+                verbose=0,
+            )
+        epochs.restore_best()
+    finally:
+        epochs.remember()
     return epochs
 
 

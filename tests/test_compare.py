@@ -164,3 +164,15 @@ def test_wrong_folders_are_refused(runs, tmp_path):
         compare([runs / "first", tmp_path], tmp_path / "out")
     with pytest.raises(ValueError, match="twice"):
         compare([runs / "first", runs / "first"], tmp_path / "out")
+
+
+def test_files_of_others_are_not_replaced(runs, tmp_path):
+    both = [runs / "first", runs / "second"]
+    (tmp_path / "compare_cost.png").write_text("mine")
+    with pytest.raises(ValueError, match="compare_cost.png was not written by .*another out_dir"):
+        compare(both, tmp_path, n_boot=10)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / "compare_cost.png").rename(tmp_path / "cost.png")
+    for _ in range(2):
+        compare(both, tmp_path, n_boot=10)
+    assert (tmp_path / "cost.png").read_text() == "mine"

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from conftest import toy_dataset
 
 from ecg_keras import build_model, search, trials
 from ecg_keras.dataset import Balance, Scaler
+from ecg_keras.search import _prepare
 from ecg_keras.search_page import default_result
 from ecg_keras.spaces import declare
 from ecg_keras.spectrograms import to_spectrograms
@@ -155,6 +157,19 @@ def test_a_torn_state_loses_no_finished_trial(tmp_path, torn):
         half.items() <= whole.items()
         and {file: file.stat().st_mtime_ns for file in stamps} == stamps
     )
+
+
+def test_only_what_a_training_wrote_is_removed_after_a_trial(tmp_path):
+    oracle = an_oracle(tmp_path)
+    trial = oracle.create_trial("own-0")
+    folder = tmp_path / "trials" / trial.trial_id / "checkpoint"
+    keys = ("key", "rows", "best", "last", "finished")
+    write_json(folder / "state.json", dict.fromkeys(keys))
+    for name in ("best-1.weights.h5", "notes.txt"):
+        (folder / name).write_text(name)
+    write_result(tmp_path, trial)
+    oracle.end_trial(trial)
+    assert [file.name for file in folder.iterdir()] == ["notes.txt"] and oracle.error is None
 
 
 def test_a_silent_worker_loses_its_trial_to_another(tmp_path):
@@ -594,6 +609,87 @@ def test_a_search_of_an_earlier_session_is_found_among_the_inputs(tmp_path):
         **common,
     )
     assert not (tmp_path / "other" / "search" / "trials" / "0007").exists()
+
+
+def contents(folder):
+    """Files of a folder and below, with their text."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_text() for file in files}
+
+
+IDENTITY = {kind: {} for kind in ("data", "space", "settings", "versions")}
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A search of an earlier session, as an input that can only be read."""
+    folder = tmp_path / "input" / "search"
+    write_json(folder / "search.json", {"identity": IDENTITY, "job": {}})
+    for name in ("trial", "result"):
+        write_json(folder / "trials" / "0000" / f"{name}.json", {name: 1})
+    (folder / "leaderboard.csv").write_text("theirs")
+    (folder / "trials" / "0000" / "result.json").chmod(0o444)
+    return folder
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    "name", ["search.json", "ended.json", "leaderboard.csv", "trials/plan.txt", "trials"]
+)
+def test_a_new_search_replaces_and_moves_no_file_of_others(tmp_path, name, fresh):
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text('{"mine": 1}')
+    with pytest.raises(
+        ValueError, match=f"{name.split('/')[0]} was not written by .*another out_dir"
+    ):
+        _prepare(out, IDENTITY, {}, fresh, None)
+    assert contents(out) == {name: '{"mine": 1}'} and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_search_leaves_other_files_where_they_are(tmp_path, earlier):
+    out = tmp_path / "out"
+    (out / "trials").mkdir(parents=True)  # of a call that was killed at once
+    (out / "notes.txt").write_text("mine")
+    _prepare(out, IDENTITY, {}, True, tmp_path / "input")
+    assert contents(out) == {**contents(earlier), "notes.txt": "mine"}
+    (out / "trials" / "0000" / "result.json").write_text("can be written")
+
+
+def test_a_copy_of_an_earlier_search_replaces_nothing_and_goes_on_after_a_kill(
+    tmp_path, earlier, monkeypatch
+):
+    out, copy = tmp_path / "out", shutil.copyfile
+    out.mkdir()
+    (out / "leaderboard.csv").write_text("mine")
+    with pytest.raises(ValueError, match="leaderboard.csv is in the way of the search in .*input"):
+        _prepare(out, IDENTITY, {}, False, tmp_path / "input")
+    assert contents(out) == {"leaderboard.csv": "mine"}
+    (out / "leaderboard.csv").unlink()
+    copied = []
+
+    def killed(source, target):
+        if len(copied) == 3:
+            raise KeyboardInterrupt
+        copied.append(copy(source, target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _prepare(out, IDENTITY, {}, False, tmp_path / "input")
+    assert len(contents(out)) == 3 and not (out / "search.json").exists()
+    _prepare(out, IDENTITY, {}, False, tmp_path / "input")
+    assert contents(out) == contents(earlier)
+
+
+def test_a_report_of_the_winner_that_would_replace_files_is_refused_before_the_search(
+    toy, tmp_path
+):
+    (tmp_path / "winner").mkdir()
+    (tmp_path / "winner" / "model.keras").write_text("mine")
+    with pytest.raises(ValueError, match="model.keras was not written by"):
+        search(toy, toy, test=toy, max_trials=1, out_dir=tmp_path, **SMALL)
+    assert not list(tmp_path.glob("trials/*"))
 
 
 def test_two_searches_in_one_folder_are_refused(tmp_path):

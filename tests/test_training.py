@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import toy_dataset
-from ecg_keras import build_model, fit_and_report, to_spectrograms
+from ecg_keras import build_model, fit_and_report, to_spectrograms, training
 from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
 from ecg_keras.crops import crop_starts
@@ -394,6 +395,172 @@ def test_another_setting_does_not_go_on_from_an_old_state(tmp_path, monkeypatch)
         small(train), train, val, test, out_dir=tmp_path, epochs=1, seed=7, progress=False
     )
     assert report["epochs_run"] == 1
+
+
+def contents(folder):
+    """Files of a folder and below, with their bytes."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def fit_briefly(model, folder, *, seed=0, **options):
+    train, val, _ = parts()
+    options = {"epochs": 3, "until": 1, "batch_size": 16, "progress": False} | options
+    return fit(model, train, val, folder=folder, seed=seed, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.docx", "state.json", "best-1.weights.h5", "data/signals.csv"]
+)
+def test_a_fit_keeps_off_a_folder_with_files_of_others(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"rows": 3}')
+    (tmp_path / ".DS_Store").write_text("hidden files are left alone")
+    before = contents(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"{name.split('/')[0]} was not written by .*another folder"
+    ):
+        fit_briefly(small(parts()[0]), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_another_run_s_checkpoint_is_replaced_file_by_file(tmp_path):
+    train = parts()[0]
+    fit_briefly(small(train), tmp_path, until=2)
+    (tmp_path / ".best-3.weights-abc123_x.weights.h5").write_text("torn")
+    (tmp_path / ".state-abc123_x.json").write_text("torn")
+    (tmp_path / ".hidden").write_text("mine")
+    assert len(fit_briefly(small(train), tmp_path, seed=1).rows) == 1
+    assert set(contents(tmp_path)) == {
+        "state.json",
+        "best-1.weights.h5",
+        "last-1.weights.h5",
+        ".hidden",
+    }
+
+
+def test_a_run_killed_in_its_first_epoch_or_while_it_is_cleared_starts_anew(tmp_path, monkeypatch):
+    train = parts()[0]
+
+    write = Epochs._write_state
+
+    def killed(self, *args):
+        if self.rows:
+            raise KeyboardInterrupt
+        write(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Epochs, "_write_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit_briefly(small(train), tmp_path)
+    assert (tmp_path / "best-1.weights.h5").exists()
+    assert len(fit_briefly(small(train), tmp_path).rows) == 1
+    (tmp_path / "best-1.weights.h5").unlink()
+    assert len(fit_briefly(small(train), tmp_path).rows) == 1
+
+
+def test_only_our_files_of_a_finished_checkpoint_are_removed(tmp_path, monkeypatch):
+    train, val, test = parts()
+    write = training.write_report
+
+    def noted(*args, **options):
+        (tmp_path / "checkpoint" / "notes.txt").write_text("written while it ran")
+        return write(*args, **options)
+
+    monkeypatch.setattr(training, "write_report", noted)
+    (tmp_path / "notes.txt").write_text("mine")
+    fit_and_report(small(train), train, val, test, out_dir=tmp_path, epochs=1, progress=False)
+    assert [file.name for file in (tmp_path / "checkpoint").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["report.html", "report.json", "model.keras", "history.csv", "roc.png", "signal_V.png"]
+)
+def test_a_report_replaces_no_file_of_others_and_says_so_before_training(tmp_path, name):
+    train, val, test = parts()
+    model = small(train)
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match=f"{name} was not written by .*another out_dir"):
+        fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1, progress=False)
+    assert contents(tmp_path) == {name: b'{"mine": 1}'}
+
+
+def test_a_report_takes_a_folder_with_other_files_and_one_of_an_older_or_killed_run(
+    tmp_path, monkeypatch
+):
+    train, val, test = parts()
+    for name in ("notes.txt", "data.csv", "photo.png"):
+        (tmp_path / name).write_text("mine")
+    run = lambda: fit_and_report(  # noqa: E731
+        small(train), train, val, test, out_dir=tmp_path, epochs=1, progress=False
+    )
+
+    def killed(*_args, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert (tmp_path / "model.keras").exists() and not (tmp_path / "report.json").exists()
+    run()
+    (tmp_path / "roc.png").write_bytes(b"old")
+    run()
+    assert (tmp_path / "roc.png").read_bytes() != b"old"
+    for name in ("notes.txt", "data.csv", "photo.png"):
+        assert (tmp_path / name).read_text() == "mine"
+
+
+def test_an_evaluation_replaces_no_file_of_others(tmp_path):
+    train, val, test = parts()
+    run, other = tmp_path / "run", tmp_path / "other"
+    fit_and_report(small(train), train, val, test, out_dir=run, epochs=1, progress=False)
+    other.mkdir()
+    shutil.copy(run / "model.keras", other)
+    (other / "predictions.csv").write_text("mine")
+    with pytest.raises(ValueError, match="predictions.csv was not written by"):
+        evaluate_and_report(other / "model.keras", test, out_dir=other)
+    assert set(contents(other)) == {"model.keras", "predictions.csv"}
+    (other / "predictions.csv").unlink()
+    evaluate_and_report(other / "model.keras", test, out_dir=other)
+    evaluate_and_report(other / "model.keras", test, out_dir=other)
+
+
+def test_a_killed_run_does_not_go_on_from_other_first_weights(tmp_path, capsys):
+    train = parts()[0]
+    fit_briefly(small(train), tmp_path)
+    state = json.loads((tmp_path / "state.json").read_text())
+    other = small(train, seed=1)
+    history = fit_briefly(other, tmp_path, until=2)
+    told = capsys.readouterr().out
+    assert told.count("starts from other weights than the killed run") == 1
+    assert "keras.utils.set_random_seed" in told
+    assert history.rows[0]["loss"] != state["rows"][0]["loss"] and len(history.rows) == 2
+    assert fit_briefly(small(train, seed=1), tmp_path).rows == history.rows  # goes on
+    fit_briefly(small(train, seed=1), tmp_path, batch_size=32)  # differs by more: nothing to tell
+    assert capsys.readouterr().out == ""
+
+
+def test_the_same_network_goes_on_after_a_stop_or_an_interrupt(tmp_path, capsys):
+    train = parts()[0]
+    model, seen = small(train), []
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(batch)
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    first = fit_briefly(model, tmp_path).rows[0]
+    with pytest.raises(KeyboardInterrupt):
+        fit_briefly(model, tmp_path, until=2, callbacks=[Interrupt()])
+    assert fit_briefly(model, tmp_path, until=2).rows[0] == first
+    assert capsys.readouterr().out == ""
+    model.set_weights(small(train, seed=1).get_weights())
+    assert fit_briefly(model, tmp_path, until=2).rows[0] != first
+    assert "other weights" in capsys.readouterr().out
 
 
 def test_parts_that_share_a_patient_are_refused(tmp_path):
