@@ -68,6 +68,7 @@ def main():
     )  # leave GPU memory to a search's workers
     find_package()
     import keras
+
     from ecg_keras import build_model, fit_and_report, load_mitbih_csv, to_spectrograms
     from ecg_keras.demo import load_demo
 

@@ -8,12 +8,12 @@ import os
 import sys
 
 LOADERS = {
-    "mitbih-csv": ("mitbih", "load_mitbih_csv"),
-    "mitdb": ("mitdb", "load_mitbih_records"),
+    "mitbih-csv": ("mitbih_csv", "load_mitbih_csv"),
+    "mitdb": ("mitbih_records", "load_mitbih_records"),
     "ptbxl": ("ptbxl", "load_ptbxl"),
     "demo": ("demo", "load_demo"),
 }
-PARTS = {"mitdb": ("mitdb", "load_beats"), "ptbxl": ("ptbxl", "load_ptbxl_part")}
+PARTS = {"mitdb": ("mitbih_records", "load_beats"), "ptbxl": ("ptbxl", "load_ptbxl_part")}
 
 
 def main(arguments=None):
@@ -72,7 +72,7 @@ def train(options):
 
 def evaluate(options):
     """Measure a saved model on a data set it has not seen."""
-    from ecg_keras.serving import load_served
+    from ecg_keras.saved_models import load_served
     from ecg_keras.training import evaluate_and_report
 
     test = _test_part(options, load_served(options.model)[1])
@@ -90,7 +90,7 @@ def evaluate(options):
 def explain(options):
     """Draw what decided for rows of a data set."""
     from ecg_keras.explain import explain as explain_rows
-    from ecg_keras.serving import check_card, check_unseen, load_served
+    from ecg_keras.saved_models import check_card, check_unseen, load_served
 
     model, card = load_served(options.model)
     ds = _test_part(options, card)

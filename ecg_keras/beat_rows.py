@@ -16,7 +16,6 @@ import numpy as np
 from ecg_keras._checks import check_option, check_positive
 from ecg_keras.beats import describe_beats
 from ecg_keras.dataset import ECGDataset
-from ecg_keras.recordings import aami_classes, read_recording
 from ecg_keras.signals import (
     bandpass,
     beat_windows,
@@ -27,6 +26,7 @@ from ecg_keras.signals import (
     resample,
     rr_features,
 )
+from ecg_keras.wfdb_records import aami_classes, read_recording
 
 CLASSES = {
     "aami5": ("N", "S", "V", "F", "Q"),
@@ -43,7 +43,7 @@ _LARGEST = 20.0  # typical QRS heights; more is an artefact
 
 @dataclass(frozen=True)
 class BeatPreparation:
-    """How a recording becomes rows; the fields are keywords of `mitdb.load_beats`, explained at `mitdb.load_mitbih_records`."""
+    """How a recording becomes rows; the fields are keywords of `mitbih_records.load_beats`, explained at `mitbih_records.load_mitbih_records`."""
 
     classes: str = "aami5"
     fusion_beats: str = "out"

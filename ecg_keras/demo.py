@@ -74,7 +74,7 @@ def load_demo(*, n_beats=5000, balance=None, standardize=False, val_fraction=0.1
     >>> train.synthetic, test.x.shape
     (True, (40, 187, 1))
     """
-    from ecg_keras.mitbih import load_mitbih_csv
+    from ecg_keras.mitbih_csv import load_mitbih_csv
 
     folder = cache_folder() / f"demo-{_VERSION}-{n_beats}-{seed}"
     if not all(

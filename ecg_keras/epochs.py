@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from ecg_keras import metrics
-from ecg_keras.serving import predict
+from ecg_keras.saved_models import predict
 from ecg_keras.storage import (
     atomic_path,
     final_name,

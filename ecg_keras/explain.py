@@ -32,7 +32,7 @@ from ecg_keras.explanations import (
 from ecg_keras.feature_maps import feature_maps
 from ecg_keras.parts import balanced_rows, replacement
 from ecg_keras.probe import Probe
-from ecg_keras.serving import predict
+from ecg_keras.saved_models import predict
 from ecg_keras.storage import check_free
 
 _PER_CLASS = 200  # rows Grad-CAM averages over, at most

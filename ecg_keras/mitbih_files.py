@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 
-from ecg_keras.recordings import aami_classes, list_records, read_recording
 from ecg_keras.signals import resample
 from ecg_keras.storage import atomic_path, write_text
+from ecg_keras.wfdb_records import aami_classes, list_records, read_recording
 
 _FS, _SAMPLES, _WINDOW_S = 125.0, 187, 10.0
 _CLASSES = "NSVFQ"

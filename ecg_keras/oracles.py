@@ -11,7 +11,7 @@ import numpy as np
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
 from keras_tuner.src.protos import get_service_grpc
 
-from ecg_keras.oracle_state import Kept
+from ecg_keras.search_oracle import Kept
 
 _MANY = 10**9
 

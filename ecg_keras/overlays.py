@@ -9,7 +9,7 @@ sizes. Time is in ms, frequency in Hz. Marks of P, QRS and T are those of `landm
 
 import numpy as np
 
-from ecg_keras.landmarks import find_r_peaks, find_waves
+from ecg_keras.waves import find_r_peaks, find_waves
 
 _INK, _FOR, _AGAINST, _BASE = "#1b2a3a", "#b3261e", "#1f6f94", "#9aa7b2"
 _MOST_LEADS = 4
@@ -129,7 +129,7 @@ def plot_attribution(
     leads : sequence of str
         Names.
     waves : list of dict, optional
-        Marks, as `landmarks.find_waves` gives them.
+        Marks, as `waves.find_waves` gives them.
     title : str, optional
         Shown above.
     start_s : float, default 0

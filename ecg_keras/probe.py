@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from ecg_keras.crops import crop_length, crop_starts
-from ecg_keras.gradients import LIMIT, backward, forward, output_kind
+from ecg_keras.keras_graph import LIMIT, backward, forward, output_kind
 from ecg_keras.layers import REPRESENTATIONS, model_card
-from ecg_keras.serving import check_card, check_fits
+from ecg_keras.saved_models import check_card, check_fits
 
 _BATCH_BYTES = 48e6  # of rows given to a network at once
 

@@ -19,7 +19,8 @@ import time
 from ecg_keras._checks import check_option, check_positive, require
 from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.search_result import Search
-from ecg_keras.spaces import declare
+from ecg_keras.search_space import declare
+from ecg_keras.search_trials import decoded, encoded, read_parts, write_parts
 from ecg_keras.storage import (
     atomic_path,
     cache_folder,
@@ -29,7 +30,6 @@ from ecg_keras.storage import (
     read_json,
     write_json,
 )
-from ecg_keras.trials import decoded, encoded, read_parts, write_parts
 from ecg_keras.workers import Workers, worker_count
 
 STRATEGIES = ("hyperband", "bayesian", "random")
@@ -78,7 +78,7 @@ def search(
     train, val : ECGDataset
         Parts to train trials on and to measure them by: macro-F1, macro-AUC for multi-label data.
     model : str, default "cnn2d"
-        A key of `MODELS`; what is varied for it is declared in `spaces.FAMILIES` and `spaces.TRAINING`.
+        A key of `MODELS`; what is varied for it is declared in `search_space.FAMILIES` and `search_space.TRAINING`.
     out_dir : path
         Folder of the search: leaderboard.csv and search.html, written after every trial, and its state. Files
         that no search wrote stay as they are.

@@ -20,7 +20,6 @@ import zlib
 
 import numpy as np
 
-
 _MARKS = {  # JSON files that this package writes, and keys that each of them has
     "state.json": ("key", "rows", "best", "last", "finished"),
     "report.json": ("test", "classes", "versions"),

@@ -16,8 +16,8 @@ import numpy as np
 from ecg_keras.oracles import make_oracle, serve
 from ecg_keras.search_page import search_page
 from ecg_keras.search_result import Search
+from ecg_keras.search_trials import encoded, resident_mb
 from ecg_keras.storage import atomic_path, read_json, write_json, write_text
-from ecg_keras.trials import encoded, resident_mb
 from ecg_keras.workers import Workers, worker_count
 
 _MARGIN_S = 300  # everything is on disk this long before the hours are over

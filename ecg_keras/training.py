@@ -27,7 +27,7 @@ from ecg_keras.epochs import MONITORS, Epochs, architecture, clear_checkpoint, d
 from ecg_keras.machine import device, peak_rss_mb, versions
 from ecg_keras.pages import escape
 from ecg_keras.report import check_run_folder, write_report
-from ecg_keras.serving import (
+from ecg_keras.saved_models import (
     check_card,
     check_fits,
     check_unseen,
@@ -344,7 +344,7 @@ def evaluate_and_report(model_file, test, *, out_dir, explain=False, allow_seen=
     ------
     ValueError
         If the data set has other classes, another rate, leads or metadata than the model's card
-        says, or rows or patients that it was trained on, see `serving.check_unseen`.
+        says, or rows or patients that it was trained on, see `saved_models.check_unseen`.
     """
     start = time.perf_counter()
     check_run_folder(out_dir, test, explained=explain)

@@ -2,8 +2,8 @@
 
 Conventions
 -----------
-A worker ends by itself after a few trials (`trials.RENEW`), when the oracle has no more
-(`trials.STOPPED`), or by a signal; only the second is for good. Its output goes to
+A worker ends by itself after a few trials (`search_trials.RENEW`), when the oracle has no more
+(`search_trials.STOPPED`), or by a signal; only the second is for good. Its output goes to
 ``workers/<id>.log`` in the search's folder.
 """
 
@@ -12,7 +12,7 @@ import pathlib
 import subprocess
 import sys
 
-from ecg_keras.trials import LOST, STOPPED, resident_mb
+from ecg_keras.search_trials import LOST, STOPPED, resident_mb
 
 _FAILED_STARTS = 3  # of a worker that never got a trial: something is wrong with the installation
 
@@ -66,7 +66,13 @@ class Workers:
 
     def _spawn(self, name):
         log = (self.folder / "workers" / f"{name}.log").open("ab")
-        command = [sys.executable, "-m", "ecg_keras.trials", str(self.folder), str(self.data_file)]
+        command = [
+            sys.executable,
+            "-m",
+            "ecg_keras.search_trials",
+            str(self.folder),
+            str(self.data_file),
+        ]
         with log:
             self.running[name] = subprocess.Popen(
                 command,

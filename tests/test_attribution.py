@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-
 from conftest import toy_dataset
+
 from ecg_keras import build_model, to_spectrograms
 from ecg_keras.attributed import over_time
 from ecg_keras.attribution import branch_shares, gradcam, lime, shap

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-
 from conftest import toy_dataset
+
 from ecg_keras.batches import TrainBatches
 
 pytestmark = pytest.mark.numeric

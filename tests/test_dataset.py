@@ -3,8 +3,8 @@ import hashlib
 
 import numpy as np
 import pytest
-
 from conftest import toy_dataset
+
 from ecg_keras import ECGDataset, to_spectrograms
 from ecg_keras.balance import balance_train
 from ecg_keras.dataset import Balance, Scaler, check_parts

@@ -7,8 +7,8 @@ import sys
 import keras
 import numpy as np
 import pytest
-
 from conftest import toy_dataset
+
 from ecg_keras import build_model, explain
 from ecg_keras.attributed import Attribution
 from ecg_keras.attribution import gradcam, lime, shap
@@ -22,7 +22,7 @@ from ecg_keras.faithfulness import (
     planted,
 )
 from ecg_keras.probe import Probe
-from ecg_keras.serving import load_served, save_served
+from ecg_keras.saved_models import load_served, save_served
 
 FAMILIES = {"resnet1d": {"filters": (16, 32)}, "cnn2d": {"filters": (16, 32, 48)}}
 

@@ -9,7 +9,7 @@ from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier
 from ecg_keras import build_model
 from ecg_keras.crops import Crops, MeanOfCrops, crop_starts
 from ecg_keras.forest import _BOOSTING, _boosted, _sizes
-from ecg_keras.serving import predict
+from ecg_keras.saved_models import predict
 from ecg_keras.trees import _NODE, AverageBeat, Trees
 
 pytestmark = pytest.mark.numeric

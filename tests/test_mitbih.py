@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecg_keras import load_mitbih_csv
-from ecg_keras.mitbih import find_csv_files, read_beats_csv
+from ecg_keras.mitbih_csv import find_csv_files, read_beats_csv
 
 pytestmark = pytest.mark.numeric
 
@@ -44,7 +44,7 @@ def test_values_and_labels_come_back_as_written(folder):
 def test_the_second_load_is_from_the_cache_and_equal(folder, monkeypatch):
     first = load_mitbih_csv(folder)
     monkeypatch.setattr(
-        "ecg_keras.mitbih.read_beats_csv", lambda file: pytest.fail("read the text again")
+        "ecg_keras.mitbih_csv.read_beats_csv", lambda file: pytest.fail("read the text again")
     )
     for one, other in zip(first, load_mitbih_csv(folder)):
         np.testing.assert_array_equal(one.x, other.x)
@@ -98,7 +98,7 @@ def test_without_a_directory_the_variable_then_kaggle_s_folders(folder, tmp_path
     for layout in ("datasets/shayanfazeli/heartbeat", "heartbeat"):
         root = tmp_path / ("kaggle-" + layout.replace("/", "-"))
         (root / layout).parent.mkdir(parents=True)
-        monkeypatch.setattr("ecg_keras.mitbih._KAGGLE_INPUT", root)
+        monkeypatch.setattr("ecg_keras.mitbih_csv._KAGGLE_INPUT", root)
         with pytest.raises(ValueError, match="ecg-keras download mitbih-csv DIR"):
             find_csv_files()
         (root / layout).symlink_to(folder)

@@ -12,10 +12,10 @@ pytest.importorskip("wfdb")
 from ecg_keras.beats import describe_beats
 from ecg_keras.dataset import check_parts
 from ecg_keras.demo import write_demo_records
-from ecg_keras.mitbih import load_mitbih_csv
+from ecg_keras.mitbih_csv import load_mitbih_csv
 from ecg_keras.mitbih_files import make_mitbih_csv
-from ecg_keras.mitdb import DS1, DS2, PACED, load_beats, load_mitbih_records
-from ecg_keras.recordings import aami_classes, read_recording
+from ecg_keras.mitbih_records import DS1, DS2, PACED, load_beats, load_mitbih_records
+from ecg_keras.wfdb_records import aami_classes, read_recording
 
 pytestmark = pytest.mark.numeric
 

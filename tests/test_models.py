@@ -11,7 +11,7 @@ from ecg_keras import ECGDataset, fit_and_report
 from ecg_keras.models import MODELS, build_model
 from ecg_keras.network_layers import MiniRocket, Positions
 from ecg_keras.presets import PRESETS
-from ecg_keras.serving import check_fits, load_served, predict, save_served
+from ecg_keras.saved_models import check_fits, load_served, predict, save_served
 from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms
 
 IMAGE_FAMILIES = ("cnn2d", "vgg2d", "resnet2d", "scalogram_cnn")

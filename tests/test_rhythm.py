@@ -125,9 +125,9 @@ def test_trained_on_some_records_and_measured_on_others_by_the_saved_file(tmp_pa
     pytest.importorskip("wfdb")
     from ecg_keras import fit_and_report
     from ecg_keras.demo import write_demo_records
-    from ecg_keras.mitdb import load_beats, load_mitbih_records
+    from ecg_keras.mitbih_records import load_beats, load_mitbih_records
     from ecg_keras.presets import PRESETS
-    from ecg_keras.serving import load_served, predict
+    from ecg_keras.saved_models import load_served, predict
 
     write_demo_records(tmp_path / "records", n_patients=6, duration_s=60)
     settings = PRESETS["mitdb"]["rhythm"]["load"] | {"split": "patient", "val_records": None}

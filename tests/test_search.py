@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from conftest import toy_dataset
 
-from ecg_keras import build_model, search, trials
+from ecg_keras import build_model, search, search_trials
 from ecg_keras.dataset import Balance, Scaler
 from ecg_keras.search import _prepare
 from ecg_keras.search_page import default_result
-from ecg_keras.spaces import declare
+from ecg_keras.search_space import declare
 from ecg_keras.spectrograms import to_spectrograms
 from ecg_keras.storage import write_json
 
@@ -335,7 +335,9 @@ def test_out_of_memory_halves_the_batch_and_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "fit", scarce)
     job = a_trial(tmp_path / "0000", epochs=1, batch_size=64)
-    result = trials.run_trial(tmp_path / "0000", job, toy_dataset(30), toy_dataset(30, seed=1))
+    result = search_trials.run_trial(
+        tmp_path / "0000", job, toy_dataset(30), toy_dataset(30, seed=1)
+    )
     assert sizes == [64, 32, 16] and result["status"] == "completed"
     assert result["batch_size"] == 16 and "halved to 16" in result["notes"][-1]
 
@@ -349,12 +351,12 @@ def test_a_trial_goes_on_after_the_last_finished_epoch(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trials.run_trial(tmp_path / "0000", job, *parts, alive=killed)
+        search_trials.run_trial(tmp_path / "0000", job, *parts, alive=killed)
     assert not (tmp_path / "0000" / "result.json").exists()
-    result = trials.run_trial(tmp_path / "0000", job, *parts, alive=told.append)
+    result = search_trials.run_trial(tmp_path / "0000", job, *parts, alive=told.append)
     assert [progress["epoch"] for progress in told] == [1, 2, 3] and result["taken_up_after"] == 2
     a_trial(tmp_path / "0001")
-    undisturbed = trials.run_trial(tmp_path / "0001", job, *parts)
+    undisturbed = search_trials.run_trial(tmp_path / "0001", job, *parts)
     np.testing.assert_allclose(result["curve"], undisturbed["curve"], atol=1e-6)
 
 
@@ -366,13 +368,15 @@ def test_what_is_told_of_a_running_trial_is_the_figure_it_is_ranked_by(
 ):
     job, told = a_trial(tmp_path / "0000"), []
     parts = [toy_dataset(30, seed=seed, multi_label=multi_label) for seed in (0, 1)]
-    result = trials.run_trial(tmp_path / "0000", job, *parts, alive=told.append)
+    result = search_trials.run_trial(tmp_path / "0000", job, *parts, alive=told.append)
     assert result["objective"] == figure and told[-1]["value"] == result["value"]
 
 
 def test_a_failed_trial_is_a_result_with_its_reason(tmp_path):
     job = a_trial(tmp_path / "0000", learning_rate=-1.0)
-    result = trials.run_trial(tmp_path / "0000", job, toy_dataset(30), toy_dataset(30, seed=1))
+    result = search_trials.run_trial(
+        tmp_path / "0000", job, toy_dataset(30), toy_dataset(30, seed=1)
+    )
     assert result["status"] == "failed" and result["reason"].startswith(
         "ValueError: learning_rate must be above 0"
     )
@@ -401,8 +405,8 @@ def test_data_sets_come_back_from_their_file_as_they_were(tmp_path):
     )
     full = full.replace(balance=Balance("sampler", full.class_counts(), {"N": 5}))
     images = to_spectrograms(toy_dataset(20, multi_label=True))
-    trials.write_parts(tmp_path / "data.parts", full, images)
-    for before, after in zip((full, images), trials.read_parts(tmp_path / "data.parts")):
+    search_trials.write_parts(tmp_path / "data.parts", full, images)
+    for before, after in zip((full, images), search_trials.read_parts(tmp_path / "data.parts")):
         for name in ("x", "y", "metadata", "patients"):
             if getattr(before, name) is not None:
                 np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
@@ -421,7 +425,7 @@ def test_data_sets_come_back_from_their_file_as_they_were(tmp_path):
             assert getattr(before, name) == getattr(after, name), name
         assert (before.scaler is None) == (after.scaler is None)
     (tmp_path / "data.parts").write_bytes((tmp_path / "data.parts").read_bytes()[:-9])
-    assert trials.read_parts(tmp_path / "data.parts") is None
+    assert search_trials.read_parts(tmp_path / "data.parts") is None
 
 
 # Whole searches, with worker processes

@@ -14,7 +14,7 @@ from ecg_keras import build_model, to_spectrograms
 from ecg_keras.balance import balance_train
 from ecg_keras.dataset import Scaler
 from ecg_keras.layers import Card
-from ecg_keras.serving import check_unseen, load_served, save_served
+from ecg_keras.saved_models import check_unseen, load_served, save_served
 from ecg_keras.training import evaluate_and_report
 
 

@@ -7,7 +7,7 @@ from conftest import toy_dataset
 
 from ecg_keras.grids import SpectrogramGrid
 from ecg_keras.models import MODELS, build_model
-from ecg_keras.spaces import FAMILIES, Choice, Range, declare
+from ecg_keras.search_space import FAMILIES, Choice, Range, declare
 from ecg_keras.spectrograms import to_spectrograms
 from ecg_keras.training import fit_and_report
 

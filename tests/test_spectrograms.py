@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 import scipy.signal
-
 from conftest import real_data, toy_dataset
+
 from ecg_keras import SpectrogramGrid, to_spectrograms
 from ecg_keras.layers import Card, Spectrogram, Standardize, model_card
 

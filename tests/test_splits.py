@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-
 from conftest import toy_dataset
+
 from ecg_keras import ECGDataset
 from ecg_keras.balance import balance_train
 from ecg_keras.splits import draw_patients, split

@@ -12,15 +12,15 @@ import time
 import keras
 import numpy as np
 import pytest
-
 from conftest import toy_dataset
+
 from ecg_keras import build_model, fit_and_report, to_spectrograms, training
 from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
 from ecg_keras.crops import crop_starts
 from ecg_keras.dataset import Scaler
 from ecg_keras.epochs import Epochs
-from ecg_keras.serving import load_served, predict
+from ecg_keras.saved_models import load_served, predict
 from ecg_keras.training import evaluate_and_report, fit
 
 FILES = {"report.html", "report.json", "model.keras", "history.csv", "predictions.csv"}

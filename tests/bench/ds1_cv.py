@@ -27,11 +27,11 @@ import numpy as np
 from ecg_keras import beat_rows, beats, signals
 from ecg_keras.beat_rows import BeatPreparation
 from ecg_keras.machine import peak_rss_mb, versions
-from ecg_keras.mitdb import DS1, fold_patients, thinned
+from ecg_keras.mitbih_records import DS1, fold_patients, thinned
 from ecg_keras.models import MODELS
 from ecg_keras.presets import PRESETS
 from ecg_keras.rhythm import rhythm, signal_to_image
-from ecg_keras.serving import predict
+from ecg_keras.saved_models import predict
 from ecg_keras.splits import draw_patients
 from ecg_keras.storage import (
     cache_folder,

@@ -26,7 +26,7 @@ from ecg_keras.faithfulness import mean_with_interval
 from ecg_keras.parts import balanced_rows, replacement
 from ecg_keras.plots import png
 from ecg_keras.probe import Probe
-from ecg_keras.serving import load_served, predict
+from ecg_keras.saved_models import load_served, predict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 V_ROWS = {"gradcam": 200, "shap": 40, "lime": 40}

@@ -134,7 +134,7 @@ def main():
     options = parser.parse_args()
 
     from ecg_keras import load_mitbih_csv
-    from ecg_keras.trials import decoded
+    from ecg_keras.search_trials import decoded
 
     out = options.out or ROOT / "outputs" / f"search_{options.model}"
     work = options.work / f"search_{options.model}"

@@ -104,6 +104,7 @@ RUNS = {
 def digests(name, folders):
     """Train one network for two epochs; returns what must not change."""
     import keras
+
     from ecg_keras import build_model, fit_and_report
 
     data, load, model_options, fit_options = RUNS[name]

@@ -21,7 +21,8 @@ import numpy as np
 from ecg_keras._checks import check_fraction, check_option
 from ecg_keras.balance import METHODS, balance_train
 from ecg_keras.dataset import ECGDataset, Scaler
-from ecg_keras.splits import draw_patients, split as cut_off
+from ecg_keras.splits import draw_patients
+from ecg_keras.splits import split as cut_off
 from ecg_keras.storage import cache_folder, file_stamp, fingerprint, read_cache, write_cache
 
 CLASSES = ("N", "S", "V", "F", "Q")

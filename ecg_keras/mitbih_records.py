@@ -19,8 +19,8 @@ from ecg_keras.balance import METHODS, balance_train
 from ecg_keras.beat_rows import ONE_PATIENT, BeatPreparation, beat_rows
 from ecg_keras.dataset import check_parts
 from ecg_keras.mitbih_files import make_mitbih_csv  # noqa: F401 - the command line looks for it here
-from ecg_keras.recordings import list_records
 from ecg_keras.splits import draw_patients
+from ecg_keras.wfdb_records import list_records
 
 DS1 = tuple(
     "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()

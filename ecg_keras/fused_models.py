@@ -16,9 +16,9 @@ from ecg_keras.blocks import classifier, metadata_input, pooled, signal_input, t
 from ecg_keras.crops import Crops, MeanOfCrops, crop_starts, in_crops
 from ecg_keras.forest import beat_forest
 from ecg_keras.grids import SpectrumGrid
-from ecg_keras.image_families import cnn2d, scalogram_cnn
+from ecg_keras.image_models import cnn2d, scalogram_cnn
 from ecg_keras.network_layers import LateMean
-from ecg_keras.signal_families import encoded, fft_transformer, minirocket, resnet1d
+from ecg_keras.signal_models import encoded, fft_transformer, minirocket, resnet1d
 
 BRANCHES = {
     "time": resnet1d,

@@ -18,8 +18,8 @@ import keras_tuner
 from keras_tuner.src.engine.trial import Trial
 
 from ecg_keras.epochs import clear_checkpoint
+from ecg_keras.search_trials import encoded
 from ecg_keras.storage import read_json, write_json
-from ecg_keras.trials import encoded
 
 
 class Kept:

@@ -6,7 +6,7 @@ A trial's folder ``trials/0007`` holds trial.json (what to run), ``checkpoint`` 
 kill) and, once it has ended, result.json, written whole. Whoever reads result.json knows that the trial
 is finished; nothing else says so. Seconds are wall time, memory is in MB (10^6 bytes).
 
-``python -m ecg_keras.trials OUT_DIR DATA_FILE`` is what `search` starts. It asks the oracle named by
+``python -m ecg_keras.search_trials OUT_DIR DATA_FILE`` is what `search` starts. It asks the oracle named by
 Keras Tuner's three environment variables for trials and ends by itself when its parent or the oracle is gone.
 """
 
@@ -281,10 +281,10 @@ def main(out_dir, data_file):
         print(f"{data_file} is missing or damaged", flush=True)
         return 1
     import keras  # noqa: F401 - the start-up that should not count as time of a trial
+    from keras_tuner.src.distribute.oracle_client import OracleClient
 
     import ecg_keras.models  # noqa: F401
     import ecg_keras.training  # noqa: F401
-    from keras_tuner.src.distribute.oracle_client import OracleClient
 
     link.client = OracleClient(None)
     done = 0
