@@ -156,7 +156,7 @@ def bundle(options):
 
 def make_mitbih_csv(options):
     """Build the Kaggle-form CSV files from raw records, with a third file that names each row's record."""
-    from ecg_keras.mitbih_files import make_mitbih_csv as make
+    from ecg_keras.mitbih_csv import make_mitbih_csv as make
 
     print(make(options.records_dir, options.out_dir))
 

@@ -108,7 +108,7 @@ def _rhythm(peaks_s):
     """R peak times to timing features, a dict of (n_beats,)."""
     previous, following = rr_intervals(peaks_s, fs=1.0)
     n, log, log_next = len(previous), np.log(previous), np.log(following)
-    over = lambda length, percent: ndimage.percentile_filter(log, percent, length, mode="nearest")  # noqa: E731
+    over = lambda length, percent: ndimage.percentile_filter(log, percent, length, mode="nearest")
     usual = {
         "near": over(17, 50),
         "around": over(_AROUND, 50),

@@ -15,8 +15,7 @@ from keras import layers
 
 from ecg_keras._checks import check_option
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
-from ecg_keras.layers import Standardize, representation
-from ecg_keras.network_layers import Positions
+from ecg_keras.layers import Positions, Standardize, representation
 
 _NAMES = {SpectrogramGrid: "spectrogram", ScalogramGrid: "scalogram", SpectrumGrid: "spectrum"}
 _TOKENS = 128  # most positions attention sees; its memory grows with their square

@@ -352,7 +352,7 @@ def _differences(result, best, order):
     headers += [text for name in order for text in (_LABELS[name], "95 %", "p")]
     line = lambda pair: (
         [f"{pair['b']} - {pair['a']}"]
-        + [  # noqa: E731
+        + [
             text
             for name in order
             for text in (
@@ -390,7 +390,7 @@ def _turned(pair):
 
 def _cost_table(rows):
     """Parameters, file size, epochs, seconds, memory, device."""
-    show = lambda value, form: "-" if value is None else form.format(value)  # noqa: E731
+    show = lambda value, form: "-" if value is None else form.format(value)
     lines = [
         [
             row["run"],

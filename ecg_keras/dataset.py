@@ -6,15 +6,32 @@ Signals are float32 (n, samples, leads); images are float32 (n, freqs, frames,
 leads), frequency rising with the row and time with the column. Labels are int64
 class numbers (n,), or float32 multi-hot rows (n, classes), which make the task
 multi-label. A data set is a value: functions return new ones and change none.
+
+Split rows into parts: stratified by class, or by whole patients.
+
+Balance the classes of a train part.
+
+Conventions
+-----------
+Only a train part comes here, after validation rows were cut off. Methods that
+make rows mark the result as resampled; those that act while fitting only note
+what `fit_and_report` is to do.
+
+Pick rows to look at: a typical one of each class.
+
+Conventions
+-----------
+A typical row is the one nearest (in the sum of absolute differences) to the median of up to
+300 rows of its class, evenly spread over the data set; a row of the data, not an average.
 """
 
 import dataclasses
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from ecg_keras._checks import check_finite
-from ecg_keras.splits import split
+from ecg_keras._checks import check_finite, check_fraction, check_option
 from ecg_keras.storage import digest_rows, fingerprint
 
 
@@ -132,7 +149,7 @@ class ECGDataset:
     seconds: dict | None = None
 
     def __post_init__(self):
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
+        put = lambda name, value: object.__setattr__(self, name, value)
         x = np.asarray(self.x)
         if x.dtype == object or not np.issubdtype(x.dtype, np.number) or np.iscomplexobj(x):
             raise TypeError(f"x must hold real numbers, got an array of {x.dtype}.")
@@ -247,7 +264,7 @@ class ECGDataset:
         return dataclasses.replace(self, **fields)
 
     def split(self, fraction, *, by="auto", seed=0):
-        """Cut a part off: returns (rest, part), see `splits.split`.
+        """Cut a part off: returns (rest, part), see `dataset.split`.
 
         Whole patients where they are known, else the same share of every class.
         """
@@ -376,3 +393,264 @@ def check_parts(train, val, test):
                     f"{first} and {second} share {len(shared)} patients ({', '.join(shared[:5])}...): "
                     "figures would be those of people already seen. Split by patient."
                 )
+
+
+def split(ds, fraction, *, by="auto", seed=0):
+    """Cut a part off a data set.
+
+    Parameters
+    ----------
+    ds : ECGDataset
+        Rows to divide; must not be resampled, or copies would fall on both sides.
+    fraction : float
+        Share of the rows (or of the patients) in the second part, between 0 and 1.
+    by : {"auto", "rows", "patients"}, default "auto"
+        "patients" keeps each patient's rows together; "auto" does so where patients are known,
+        and else keeps the share of each class.
+    seed : int, default 0
+        Seed of the draw.
+
+    Returns
+    -------
+    rest, part : ECGDataset
+        In the order of the rows of `ds`.
+
+    Examples
+    --------
+    >>> from ecg_keras.dataset import ECGDataset
+    >>> ds = ECGDataset(np.zeros((100, 9)), [0] * 80 + [1] * 20, classes="NV", fs=125)
+    >>> [part.class_counts() for part in split(ds, 0.1)]
+    [{'N': 72, 'V': 18}, {'N': 8, 'V': 2}]
+    """
+    check_fraction("fraction", fraction)
+    if ds.balance is not None and ds.balance.resampled:
+        raise ValueError(
+            f"cannot split rows already resampled by {ds.balance.method!r}; split first, then balance."
+        )
+    if by == "auto":
+        by = "rows" if ds.patients is None else "patients"
+    if by == "patients":
+        if ds.patients is None:
+            raise ValueError("by='patients' needs a data set that names its patients.")
+        chosen = np.isin(ds.patients, draw_patients(ds, fraction, seed=seed))
+    else:
+        chosen = _stratified(ds.y, fraction, np.random.default_rng(seed))
+    return ds[~chosen], ds[chosen]
+
+
+def _stratified(y, fraction, rng):
+    """Labels to a mask that holds `fraction` of each class (each combination, if multi-label)."""
+    if y.ndim == 2:
+        _, y = np.unique(y, axis=0, return_inverse=True)
+    chosen = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        exact = fraction * len(rows)
+        n = int(exact) + (
+            rng.random() < exact - int(exact)
+        )  # on average the exact share, small groups too
+        chosen[rows[:n]] = True
+    return chosen
+
+
+def draw_patients(ds, fraction, *, seed=0, tries=200):
+    """Choose whole patients with about `fraction` of the rows of every class.
+
+    The best of `tries` random draws by the largest deviation of any class's share;
+    labels are used only to keep classes from being absent.
+    """
+    rng = np.random.default_rng(seed)
+    names, which = np.unique(ds.patients, return_inverse=True)
+    labels = ds.y if ds.multi_label else np.eye(len(ds.classes))[ds.y]
+    counts = np.zeros((len(names), labels.shape[1]))
+    np.add.at(counts, which, labels)
+    counts = counts[:, counts.sum(axis=0) > 0]
+    n = min(max(1, round(fraction * len(names))), len(names) - 1)
+    if n < 1:
+        raise ValueError(f"{len(names)} patient cannot be divided; at least two are needed.")
+    draws = [rng.permutation(len(names))[:n] for _ in range(tries)]
+    shares = [counts[draw].sum(axis=0) / counts.sum(axis=0) for draw in draws]
+    return names[draws[int(np.argmin([np.abs(share - fraction).max() for share in shares]))]]
+
+
+METHODS = (None, "smote", "smote-tomek", "class_weight", "sampler")
+MADE = "(made)"  # patient and record of a row that no source holds
+
+
+def balance_train(train, method, *, caps=None, seed=0):
+    """Balance a train part.
+
+    Parameters
+    ----------
+    train : ECGDataset
+        Signals with one class per row.
+    method : {None, "smote", "smote-tomek", "class_weight", "sampler"}
+        SMOTE interpolates between a minority row and one of its 5 nearest neighbours until every class
+        has as many rows as the largest (Chawla et al., JAIR 2002; imbalanced-learn); "smote-tomek" then removes
+        pairs of nearest neighbours of different classes (slow: minutes on 300,000 rows);
+        "class_weight" weighs rows while fitting; "sampler" makes SMOTE's rows while fitting, batch by
+        batch, in no extra memory.
+    caps : dict of str to int, optional
+        Most rows of a class after balancing. A class with more is thinned at random.
+    seed : int, default 0
+        Seed of the draws.
+
+    Returns
+    -------
+    ECGDataset
+        With `balance` set, or `train` itself for None.
+
+    Raises
+    ------
+    ValueError
+        If the method or a class is not known, or a class has too few rows to interpolate.
+
+    Examples
+    --------
+    >>> from ecg_keras.dataset import ECGDataset
+    >>> x = np.random.default_rng(0).normal(size=(60, 20))
+    >>> train = ECGDataset(x, [0] * 50 + [1] * 10, classes="NV", fs=125)
+    >>> balance_train(train, "smote").class_counts()
+    {'N': 50, 'V': 50}
+    """
+    check_option("balance", method, METHODS)
+    if method is None:
+        if caps:
+            raise ValueError(
+                "caps limit what balancing makes; choose a balance method, or leave caps out."
+            )
+        return train
+    if train.multi_label:
+        raise ValueError(
+            f"balance={method!r} needs one class per row; this data set is multi-label."
+        )
+    if train.balance is not None:
+        raise ValueError(f"train is balanced by {train.balance.method!r} already.")
+    caps = {str(name): int(most) for name, most in (caps or {}).items()}
+    for name, most in caps.items():
+        check_option("a class in caps", name, train.classes)
+        if most < 1:
+            raise ValueError(f"caps[{name!r}] must be at least 1, got {most}.")
+    mark = Balance(method, train.class_counts(), caps or None)
+    if not mark.resampled:
+        return train.replace(balance=mark)
+    start = time.perf_counter()
+    x, y, metadata, kept = _smote(train, caps, seed, tomek=method == "smote-tomek")
+    seconds = {**(train.seconds or {}), "balance": time.perf_counter() - start}
+    digests = train.row_digests()
+    return train.replace(
+        x=x,
+        y=y,
+        digests=None if digests is None else np.where(kept < 0, 0, digests[kept]),
+        metadata=metadata,
+        patients=_names(train.patients, kept),
+        records=_names(train.records, kept),
+        balance=mark,
+        seconds=seconds,
+        notes=(
+            *train.notes,
+            f"The train part holds rows made by {method}; validation and test rows are as measured.",
+        ),
+    )
+
+
+def _names(names, kept):
+    """Names of the measured rows, `MADE` for the others: shared patients are still found."""
+    return None if names is None else np.where(kept < 0, MADE, names[kept])
+
+
+def _smote(train, caps, seed, *, tomek):
+    """x, y, metadata after thinning to `caps`, SMOTE and, with `tomek`, removal of Tomek links; and the row of
+    `train` that each is, -1 for those made.
+    """
+    from imblearn.over_sampling import SMOTE
+    from imblearn.under_sampling import TomekLinks
+
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(train))
+    for label, name in enumerate(train.classes):
+        mine = rows[train.y[rows] == label]
+        if len(mine) > caps.get(name, len(mine)):
+            rows = np.setdiff1d(
+                rows, rng.choice(mine, len(mine) - caps[name], replace=False), assume_unique=True
+            )
+    flat = train.x[rows].reshape(len(rows), -1)
+    width = flat.shape[1]
+    if train.metadata is not None:
+        flat = np.concatenate([flat, train.metadata[rows]], axis=1)
+    counts = np.bincount(train.y[rows], minlength=len(train.classes))
+    goals = {
+        label: min(counts.max(), caps.get(train.classes[label], counts.max()))
+        for label in np.flatnonzero(counts)
+    }
+    few = [
+        f"{train.classes[label]} ({counts[label]})"
+        for label, goal in goals.items()
+        if counts[label] < min(goal, 6)
+    ]
+    if few:
+        raise ValueError(
+            f"SMOTE needs at least 6 rows of a class to find 5 neighbours, too few of {', '.join(few)}; "
+            "use balance='class_weight' or 'sampler'."
+        )
+    flat, y = SMOTE(sampling_strategy=goals, random_state=seed).fit_resample(flat, train.y[rows])
+    kept = np.concatenate(
+        [rows, np.full(len(y) - len(rows), -1)]
+    )  # imbalanced-learn puts the measured rows first
+    if tomek:
+        links = TomekLinks(sampling_strategy="all", n_jobs=-1)
+        flat, y = links.fit_resample(flat, y)
+        kept = kept[links.sample_indices_]
+    metadata = None if train.metadata is None else flat[:, width:]
+    return flat[:, :width].reshape(-1, *train.x.shape[1:]), y, metadata, kept
+
+
+_MEDIAN_ROWS = 300  # per class; more do not change what is typical
+
+
+def typical_rows(ds, *, most=12):
+    """Row number of a typical row of each class.
+
+    Multi-label rows with that class alone are preferred. Classes without rows are left out.
+
+    Parameters
+    ----------
+    ds : ECGDataset
+        Signals or images.
+    most : int, default 12
+        Only so many of the largest classes.
+
+    Returns
+    -------
+    dict of str to int
+        In the order of the classes.
+
+    Examples
+    --------
+    >>> from ecg_keras import ECGDataset
+    >>> typical_rows(ECGDataset([[0, 0], [0, 1], [0, 2], [5, 5]], [0, 0, 0, 1], classes="NV", fs=10))
+    {'N': 1, 'V': 3}
+    """
+    counts = ds.class_counts()
+    kept = sorted((name for name in ds.classes if counts[name]), key=lambda name: -counts[name])[
+        :most
+    ]
+    found = {}
+    for i, name in enumerate(ds.classes):
+        if name not in kept:
+            continue
+        if ds.multi_label:
+            alone = (ds.y[:, i] == 1) & (ds.y.sum(axis=1) == 1)
+            rows = np.flatnonzero(alone if alone.any() else ds.y[:, i] == 1)
+        else:
+            rows = np.flatnonzero(ds.y == i)
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, _MEDIAN_ROWS).astype(int))]
+        flat = ds.x[rows].reshape(len(rows), -1)
+        found[name] = int(rows[np.abs(flat - np.median(flat, axis=0)).sum(axis=1).argmin()])
+    return found
+
+
+def typical(ds, *, most=12):
+    """The data set of the rows of `typical_rows`, to be shown beside what is made of them."""
+    rows = typical_rows(ds, most=most)
+    return ds[np.array(sorted(set(rows.values())), int)].replace(balance=None)

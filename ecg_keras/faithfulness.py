@@ -9,9 +9,8 @@ bootstrap intervals of the mean over rows. Parts removed are replaced by the mea
 
 import numpy as np
 
-from ecg_keras.attribution import METHODS
+from ecg_keras.attribution import METHODS, Cells, replacement
 from ecg_keras.dataset import ECGDataset
-from ecg_keras.parts import Cells, replacement
 
 _PARTS = 36  # stretches of time that are removed one after the other
 _STEPS = 16
@@ -248,7 +247,7 @@ def planted_shares(
     import keras
 
     n_samples = probe.length or probe.n_samples
-    make = lambda n, at: _as_view(  # noqa: E731
+    make = lambda n, at: _as_view(
         probe,
         planted(
             n,

@@ -166,7 +166,7 @@ class ScalogramGrid:
     rgb: bool = False
 
     def __post_init__(self):
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - frozen dataclass
+        put = lambda name, value: object.__setattr__(self, name, value)
         for name in ("fs", "low_hz", "bandwidth", "center", "top_db"):
             check_positive(name, getattr(self, name))
         put("high_hz", min(40.0, 0.4 * self.fs) if self.high_hz is None else self.high_hz)

@@ -9,7 +9,7 @@ error: some are properties of a public data set that a reader has to know.
 import numpy as np
 
 from ecg_keras import pages
-from ecg_keras.examples import typical_rows
+from ecg_keras.dataset import typical_rows
 from ecg_keras.storage import digest_rows
 
 _SAMPLE_ROWS = 5_000  # rows looked at for ranges; duplicates and labels use all

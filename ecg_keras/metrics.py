@@ -11,12 +11,24 @@ of a multi-label task is exact-match accuracy: all labels of a row right.
 Intervals are 95 % percentile intervals of a bootstrap that draws whole patients where
 patients are known, and rows where they are not. Draws without a row of some class leave
 that class out of that draw.
+
+Figures of heartbeat classification as ANSI/AAMI EC57 names them.
+
+Conventions
+-----------
+`y` and `predicted` are class numbers (n,) in the order of `classes`, which are among
+N, S, V, F and Q. Sensitivity and its kin are shares in 0..1, None where nothing can be divided.
+
+Draw rows or patients again and measure every draw: the intervals of every figure.
+
+Conventions
+-----------
+`truth` and `predicted` are bool (n, classes), `scores` float (n, classes); `units` is int
+(n,), which patient each row is of, or None where rows are drawn one by one. A class
+without rows has NaN, and averages leave NaN out.
 """
 
 import numpy as np
-
-from ecg_keras.aami import CLASSES, aami_block
-from ecg_keras.bootstrap import auc_scores, draw, f1_scores, interval, nan_mean, number, ratio
 
 _BINS = 15  # of the calibration error, as in Guo et al. 2017
 
@@ -54,7 +66,7 @@ def evaluate(
         ``confusion``: counts, rows true and columns predicted, or for multi-label one
         ``[[tn, fp], [fn, tp]]`` per class; ``thresholds`` (multi-label, else None);
         ``ci95`` of accuracy, macro_f1 and macro_auc as ``[low, high]``; ``ci95_by``, ``ci95_draws``;
-        ``notes``; and ``aami`` where the classes are AAMI's (see `aami.aami_block`).
+        ``notes``; and ``aami`` where the classes are AAMI's (see `metrics.aami_block`).
         ``majority_accuracy`` is that of always answering the largest class (for multi-label the
         most frequent combination of labels). ``ece`` is the expected calibration error: rows in 15
         equal bins of the highest probability, mean distance of confidence from accuracy weighted by
@@ -435,3 +447,178 @@ def _binned_gap(confidence, right):
 def _mean(values):
     """Mean of the finite values as float, or None."""
     return number(nan_mean(np.asarray(values), axis=0))
+
+
+CLASSES = ("N", "S", "V", "F", "Q")
+
+
+def aami_block(y, predicted, classes, *, records=None, draws=None):
+    """Figures for S and V as ANSI/AAMI EC57 names them.
+
+    Sensitivity, positive predictivity, false positive rate and F1 count one class against all
+    others. EC57 and de Chazal et al. 2004 do not count fusion and unknown beats called V, nor unknown
+    beats called S, as false: where F or Q are among the classes, the ``_ec57`` values follow them.
+
+    Returns
+    -------
+    dict
+        ``"S"`` and ``"V"``: dicts of the figures, with ``ci95`` where `draws` are given;
+        ``per_record``: a row per recording, or None.
+    """
+    y, predicted, classes = np.asarray(y), np.asarray(predicted), tuple(classes)
+    block = {}
+    for name, exempt in (("S", "Q"), ("V", "FQ")):
+        i = classes.index(name)
+        tp, fp = int(((y == i) & (predicted == i)).sum()), int(((y != i) & (predicted == i)).sum())
+        positives = int((y == i).sum())
+        row = {
+            "sensitivity": ratio(tp, positives),
+            "positive_predictivity": ratio(tp, tp + fp, none=0.0 if positives else None),
+            "false_positive_rate": ratio(fp, len(y) - positives),
+            "f1": ratio(2 * tp, positives + tp + fp) if positives else None,
+            "support": positives,
+        }
+        exempt = [classes.index(other) for other in exempt if other in classes]
+        if exempt:
+            spared = np.isin(y, exempt) & (predicted == i)
+            fp, negatives = fp - int(spared.sum()), len(y) - positives - int(spared.sum())
+            row["positive_predictivity_ec57"] = ratio(tp, tp + fp, none=0.0 if positives else None)
+            row["false_positive_rate_ec57"] = ratio(fp, negatives)
+        if draws and "tp" in draws:
+            tp, fp, fn = (draws[key][:, i] for key in ("tp", "fp", "fn"))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                row["ci95"] = {
+                    "sensitivity": interval(tp / (tp + fn)),
+                    "positive_predictivity": interval(tp / (tp + fp)),
+                    "f1": interval(f1_scores(tp, fp, fn)),
+                }
+        block[name] = row
+    block["per_record"] = None
+    if records is not None:
+        records = np.asarray(records).astype(str)
+        block["per_record"] = [
+            _record_row(record, y[records == record], predicted[records == record], classes)
+            for record in np.unique(records)
+        ]
+    return block
+
+
+def _record_row(record, y, predicted, classes):
+    """Labels and predictions of one recording to its row of the AAMI table."""
+    row = {"record": str(record), "n": len(y), "accuracy": float((y == predicted).mean())}
+    row["majority_accuracy"] = float(np.bincount(y).max() / len(y))
+    for name in ("N", "S", "V"):
+        i = classes.index(name)
+        tp = int(((y == i) & (predicted == i)).sum())
+        row[f"{name}_support"] = int((y == i).sum())
+        row[f"{name}_sensitivity"] = ratio(tp, (y == i).sum())
+        row[f"{name}_positive_predictivity"] = ratio(tp, (predicted == i).sum())
+    return row
+
+
+_AUC_CELLS = (
+    12_000_000  # rows x draws for intervals of AUC; larger sets get fewer draws, 200 at least
+)
+_CHUNK_CELLS = 400_000  # rows x draws held at once
+
+
+def draw(truth, predicted, scores, *, units, seed, n_boot):
+    """Bootstrap draws of accuracy, macro F1, macro AUC (n_boot,) and of tp, fp, fn (n_boot, classes)."""
+    n, n_classes = truth.shape
+    if units is not None and units.max() == 0:
+        n_boot = 0  # one patient: no spread to be seen
+    if not n_boot:
+        return {}
+    parts = (
+        truth & predicted,
+        ~truth & predicted,
+        truth & ~predicted,
+        (truth == predicted).all(axis=1)[:, None],
+    )
+    table = np.hstack([*parts, np.ones((n, 1), bool)]).astype(np.float32)  # (n, 3 classes + 2)
+    n_units = n if units is None else int(units.max()) + 1
+    if units is not None:  # one row per patient, then draws are of patients
+        summed = np.zeros((n_units, table.shape[1]), np.float32)
+        np.add.at(summed, units, table)
+        table = summed
+    rng, sums, aucs = np.random.default_rng(seed), [], []
+    n_auc = min(n_boot, max(200, _AUC_CELLS // n))
+    step = max(1, min(n_boot, _CHUNK_CELLS // n))
+    for start in range(0, n_boot, step):
+        size = min(step, n_boot - start)
+        drawn = rng.integers(0, n_units, (size, n_units)) + n_units * np.arange(size)[:, None]
+        weights = (
+            np.bincount(drawn.ravel(), minlength=size * n_units)
+            .reshape(size, n_units)
+            .astype(np.float32)
+        )
+        sums.append(weights @ table)  # (size, 3 classes + 2)
+        if start < n_auc:
+            weights = np.ascontiguousarray(
+                weights[: n_auc - start].T
+            )  # (units, draws): rows are gathered whole
+            weights = weights if units is None else weights[units]
+            aucs.append(nan_mean(auc_scores(truth, scores, weights), axis=0))
+    sums = np.concatenate(sums)
+    tp, fp, fn = (sums[:, i * n_classes : (i + 1) * n_classes] for i in range(3))
+    return {
+        "accuracy": sums[:, -2] / sums[:, -1],
+        "macro_f1": nan_mean(f1_scores(tp, fp, fn), axis=1),
+        "macro_auc": np.concatenate(aucs),
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+    }
+
+
+def f1_scores(tp, fp, fn):
+    """Counts to F1; NaN for a class without rows."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
+
+
+def auc_scores(truth, scores, weights):
+    """AUC of each class under each column of row weights, (classes, draws); NaN where a side is empty.
+
+    The weighted share of pairs of a row in the class and a row outside it that the scores put in order;
+    equal scores count half (Mann-Whitney).
+    """
+    auc = np.full((truth.shape[1], weights.shape[1]), np.nan)
+    for i in range(truth.shape[1]):
+        inside, outside = np.flatnonzero(truth[:, i]), np.flatnonzero(~truth[:, i])
+        if not len(inside) or not len(outside):
+            continue
+        outside = outside[np.argsort(scores[outside, i], kind="stable")]
+        below = np.zeros((len(outside) + 1, weights.shape[1]), weights.dtype)
+        np.cumsum(weights[outside], axis=0, out=below[1:])
+        ranked, own = scores[outside, i], scores[inside, i]
+        pairs = below[np.searchsorted(ranked, own, "left")]
+        pairs += below[np.searchsorted(ranked, own, "right")]
+        won = np.einsum("nb,nb->b", weights[inside], pairs) / 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            auc[i] = won / (weights[inside].sum(axis=0) * below[-1])
+    return auc
+
+
+def interval(draws):
+    """Draws to [low, high] at 95 %, or None."""
+    if draws is None or not np.isfinite(draws).any():
+        return None
+    return [float(value) for value in np.nanpercentile(draws, [2.5, 97.5])]
+
+
+def nan_mean(values, *, axis):
+    """Mean over the finite values; NaN where there is none."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=axis) / known.sum(axis=axis)
+
+
+def number(value):
+    """Value as float, None for NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
+def ratio(part, whole, *, none=None):
+    """Part / whole as float, `none` where there is nothing to divide by."""
+    return float(part / whole) if whole else none

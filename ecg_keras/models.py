@@ -9,12 +9,10 @@ unit per class, softmax for single-label and sigmoid for multi-label data.
 """
 
 from ecg_keras._checks import check_option
-from ecg_keras.crops import in_crops
-from ecg_keras.forest import beat_forest
-from ecg_keras.fused_models import hybrid, multimodal
+from ecg_keras.fused_models import hybrid, multimodal, rhythm, signal_to_image
 from ecg_keras.image_models import cnn2d, resnet2d, scalogram_cnn, vgg2d
-from ecg_keras.rhythm import rhythm, signal_to_image
-from ecg_keras.signal_models import cnn1d, fft_transformer, minirocket, resnet1d
+from ecg_keras.layers import in_crops
+from ecg_keras.signal_models import beat_forest, cnn1d, fft_transformer, minirocket, resnet1d
 
 MODELS = {
     "cnn1d": cnn1d,

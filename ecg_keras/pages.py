@@ -80,7 +80,7 @@ def table(headers, rows, *, caption=None, numbers_from=1):
     """
     cell = lambda tag, i, value: (
         f"<{tag}{' class=n' if i >= numbers_from else ''}>{escape(value)}</{tag}>"
-    )  # noqa: E731
+    )
     head = "".join(cell("th", i, value) for i, value in enumerate(headers))
     body = "\n".join(
         "<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows

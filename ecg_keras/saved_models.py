@@ -14,10 +14,19 @@ import pathlib
 import keras
 import numpy as np
 
-from ecg_keras.balance import MADE
 from ecg_keras.batches import fed
-from ecg_keras.crops import Crops, MeanOfCrops, crop_length, crop_starts
-from ecg_keras.layers import Card, Standardize, card_layer, model_card, representation
+from ecg_keras.dataset import MADE
+from ecg_keras.layers import (
+    Card,
+    Crops,
+    MeanOfCrops,
+    Standardize,
+    card_layer,
+    crop_length,
+    crop_starts,
+    model_card,
+    representation,
+)
 from ecg_keras.storage import atomic_path
 
 _MOST_SEEN = 0.01  # share of rows trained on that is still measured, see `check_unseen`

@@ -6,21 +6,57 @@ The searching process proposes trials (Keras Tuner's oracles) and trains none; w
 renewed after a few. What is on disk decides: ``search.json`` what is searched, ``oracle.json`` what was
 proposed, ``trials/*/result.json`` what is finished. Seconds are wall time; an objective is a validation
 figure, larger is better.
+
+Lead one call's searching: answer workers, keep the clock, say what happens, write what is known.
+
+Conventions
+-----------
+Seconds count from the start of the call. A result is the content of a trial's result.json; a value is a
+validation figure, larger is better.
+
+Hold what a search found, and write it as a program to paste.
+
+Conventions
+-----------
+Options are those of `build_model` and of `fit_and_report`, under their own names; a value is a validation
+figure, larger is better.
+
+Draw what a search tried and found, and put it on one page.
+
+Conventions
+-----------
+A tried trial is a pair (result, values): the content of its result.json and its values by entry of the
+space. Values that are no numbers are drawn as ranks. A darker line or dot is a better one.
 """
 
 import contextlib
+import dataclasses
 import filecmp
 import importlib.metadata
 import os
 import pathlib
+import re
 import shutil
+import sys
 import time
+
+import numpy as np
 
 from ecg_keras._checks import check_option, check_positive, require
 from ecg_keras.dataset import ECGDataset, check_parts
-from ecg_keras.search_result import Search
+from ecg_keras.pages import bullets, decimal, escape, facts, figure, page, table
+from ecg_keras.plots import png
+from ecg_keras.search_oracle import make_oracle, serve
 from ecg_keras.search_space import declare
-from ecg_keras.search_trials import decoded, encoded, read_parts, write_parts
+from ecg_keras.search_trials import (
+    Workers,
+    decoded,
+    encoded,
+    read_parts,
+    resident_mb,
+    worker_count,
+    write_parts,
+)
 from ecg_keras.storage import (
     atomic_path,
     cache_folder,
@@ -29,8 +65,8 @@ from ecg_keras.storage import (
     is_ours,
     read_json,
     write_json,
+    write_text,
 )
-from ecg_keras.workers import Workers, worker_count
 
 STRATEGIES = ("hyperband", "bayesian", "random")
 _FILES = (  # what a search writes into its folder, besides the winner's run
@@ -181,8 +217,7 @@ def search(
     require("keras_tuner", "tune")
     import keras
 
-    from ecg_keras.epochs import default_monitor
-    from ecg_keras.supervisor import Supervisor
+    from ecg_keras.training import default_monitor
 
     space = declare(model, train, **narrowed)
     backend = keras.backend.backend()
@@ -419,7 +454,7 @@ def _work_for_chief(folder, identity, data_file, role, workers):
     pool = Workers(
         folder, data_file, names, address, there["job"]["backend"], lambda name, code: code <= 0
     )
-    ended = lambda: (found := read_json(folder / "ended.json")) != stale and found  # noqa: E731
+    ended = lambda: (found := read_json(folder / "ended.json")) != stale and found
     try:
         pool.start()
         while pool.tend() and not ended():
@@ -445,3 +480,813 @@ def _work_for_chief(folder, identity, data_file, role, workers):
         folder,
         found["ended"],
     )
+
+
+_MARGIN_S = 300  # everything is on disk this long before the hours are over
+_DEATHS = 5  # of workers in one trial without a finished epoch between
+_COLUMNS = (
+    "trial",
+    "status",
+    "value",
+    "epochs_run",
+    "best_epoch",
+    "seconds",
+    "fit_seconds",
+    "rss_mb",
+    "n_parameters",
+    "past",
+)
+
+
+class Supervisor:
+    """One call's searching: the oracle, the workers, the clock and what is printed.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Of the search, with search.json.
+    space : Space
+        What is varied.
+    job : dict
+        Of search.json.
+    strategy, objective : str
+        How values are proposed, and the figure that is made large.
+    hours, max_trials : float and int, or None
+        Ends of the search.
+    start : float
+        ``time.monotonic()`` at the start of the call.
+    rows : float
+        Rows the winner is trained on, as a multiple of those of a trial.
+    progress : bool
+        Print lines.
+    """
+
+    def __init__(
+        self, folder, space, job, *, strategy, objective, hours, max_trials, start, rows, progress
+    ):
+        self.folder, self.space, self.job, self.strategy = folder, space, job, strategy
+        self.start, self.rows, self.progress = start, rows, progress
+        self.budget_s = None if hours is None else 3600 * hours
+        self.objective = objective
+        self.oracle = make_oracle(
+            strategy,
+            space,
+            self.objective,
+            epochs=job["epochs"],
+            seed=job["seed"],
+            endless=hours is not None,
+        ).attach(
+            space,
+            folder,
+            epochs=job["epochs"],
+            max_trials=max_trials,
+            lease_s=job["lease_s"],
+            fits=self._fits,
+        )
+        self.oracle.news.clear()
+        if strategy == "hyperband" and hours is not None:
+            self.oracle.hyperband_iterations = 10**9
+        self.deaths, self.told, self.bars = {}, set(), {}
+        self.page_s = self.paged = self.drawn = 0.0
+
+    # Time
+
+    def elapsed_s(self):
+        return time.monotonic() - self.start
+
+    def stop_at_s(self):
+        """Seconds from the start at which no trial may run any more; None without a budget."""
+        if self.budget_s is None:
+            return None
+        best = self.best()
+        if best is None:
+            training = 0.25 * self.budget_s
+        else:
+            training = 1.25 * best["epoch_seconds"] * self.job["epochs"] * self.rows + min(
+                30, 0.05 * self.budget_s
+            )
+        return self.budget_s - min(_MARGIN_S, 0.1 * self.budget_s) - training
+
+    def _fits(self, values, start, until):
+        """Whether a trial of these epochs would end in time, by what earlier ones took."""
+        if self.budget_s is None:
+            return True
+        done = [result for result in self._results() if result["status"] == "completed"]
+        expected = 0.0
+        if done:
+            past = self.oracle.results.get(values.get("tuner/trial_id"))
+            rates = (
+                [past["epoch_seconds"]] if past else [result["epoch_seconds"] for result in done]
+            )
+            besides = [
+                result["seconds"] - min(result["fit_seconds"], result["seconds"]) for result in done
+            ]
+            expected = (until - start) * np.quantile(rates, 0.9) + np.quantile(besides, 0.9)
+        return self.elapsed_s() + expected <= self.stop_at_s()
+
+    # The loop
+
+    def go(self, data_file, workers, role):
+        """Search until the oracle has no more trials or the time is over."""
+        if role is None:
+            host, port = "127.0.0.1", 0
+        else:
+            host, port = (
+                os.environ["KERASTUNER_ORACLE_IP"],
+                int(os.environ["KERASTUNER_ORACLE_PORT"]),
+            )
+        server, port = serve(self.oracle, f"{host}:{port}")
+        names = [f"own-{i}" for i in range(worker_count(workers))]
+        pool = Workers(
+            self.folder, data_file, names, (host, port), self.job["backend"], self._on_death
+        )
+        if self.oracle.results:
+            self._say(f"going on after {len(self.oracle.results)} finished trials in {self.folder}")
+        began, before = time.monotonic(), self._training_s()
+        try:
+            pool.start()
+            while pool.tend() or not self.oracle.over:
+                self._tell_news(pool)
+                for name in self.oracle.silent():
+                    trial = self.oracle.give_up(name)
+                    self._say(
+                        f"worker {name} was not heard of for {self.job['lease_s']:g} s; another goes on with trial {trial}"
+                    )
+                if self.oracle.error is not None:
+                    raise self.oracle.error
+                self._check_failures()
+                if self.budget_s is not None and self.elapsed_s() > self.stop_at_s():
+                    self.oracle.closed = self.oracle.closed or "time"
+                    break
+                if self.oracle.over:
+                    break
+                self._draw(pool)
+                time.sleep(0.2)
+            self._tell_news(pool)
+            self._check_failures()
+            until = time.monotonic() + 5  # others ask once more, and hear that this was all
+            while (
+                any(not name.startswith("own-") for name in self.oracle.tuner_ids)
+                and time.monotonic() < until
+            ):
+                time.sleep(0.2)
+        finally:
+            pool.stop()
+            server.stop(0)
+            for bar in self.bars.values():
+                bar.close()
+            self.bars = {}
+            self.worker_seconds = (time.monotonic() - began) * max(len(names), 1)
+            self.training_seconds = self._training_s() - before
+        for name in list(self.oracle.ongoing_trials):
+            if name.startswith("own-"):
+                self.oracle.give_up(name)
+        self._write(final=True)
+
+    def _training_s(self):
+        return sum(result.get("fit_seconds", 0) for result in self._results())
+
+    def _results(self):
+        """All results so far; a list, because the oracle's threads add to its own."""
+        return [result for result in list(self.oracle.results.values()) if result is not None]
+
+    def _on_death(self, name, code):
+        """Take the trial of a worker that ended; a trial in which workers keep dying has failed. True if it had one."""
+        running = self.oracle.ongoing_trials.get(name)
+        if running is None:
+            return code == 0
+        trial_id = running.trial_id
+        folder = self.folder / "trials" / trial_id
+        epoch = len((read_json(folder / "checkpoint" / "state.json") or {}).get("rows", []))
+        same = [other for other in self.deaths.get(trial_id, []) if other == epoch] + [epoch]
+        self.deaths[trial_id] = same
+        if len(same) >= _DEATHS and not (folder / "result.json").exists():
+            reason = f"WorkerDied: the process ended with code {code} {_DEATHS} times (out of host memory?)"
+            write_json(
+                folder / "result.json",
+                {
+                    "trial": trial_id,
+                    "values": running.hyperparameters.values,
+                    "status": "failed",
+                    "value": None,
+                    "reason": reason,
+                    "ended": time.time(),
+                },
+            )
+        self.oracle.give_up(name)
+        return True
+
+    def _check_failures(self):
+        """Raise what the first three trials, and all since, failed for."""
+        ended = [self.oracle.results[trial_id] for trial_id in self.oracle.end_order]
+        if len(ended) < 3 or any(result["status"] == "completed" for result in ended):
+            return
+        reasons = {re.sub(r"\d+", "#", result["reason"])[:120] for result in ended}
+        if len(reasons) == 1:
+            raise RuntimeError(
+                f"the first {len(ended)} trials failed for the same reason: {ended[0]['reason']}\n{ended[0].get('traceback', '')}"
+            )
+
+    # What is said and written
+
+    def best(self):
+        """The best result so far, None before the first."""
+        done = [result for result in self._results() if result["value"] is not None]
+        return max(done, key=lambda result: (result["value"], result["epochs_run"]), default=None)
+
+    def _say(self, text):
+        if self.progress:
+            from tqdm.auto import tqdm
+
+            tqdm.write(text)
+
+    def _tell_news(self, pool):
+        """A line for each trial that ended, and the files."""
+        if not self.oracle.news:
+            return
+        while self.oracle.news:
+            result = self.oracle.news.pop(0)
+            trial = result["trial"]
+            if result["status"] == "failed":
+                known = result["reason"] in self.told
+                self.told.add(result["reason"])
+                self._say(f"trial {trial}  failed: {'as before' if known else result['reason']}")
+            else:
+                best = self.best()
+                notes = "".join(f"  {note}" for note in result["notes"])
+                self._say(
+                    f"trial {trial}  {result['value']:.4f}  best {best['value']:.4f} ({best['trial']})  "
+                    f"{result['epochs_run']} epochs  {result['seconds']:.0f} s  {self._left()}  {result['rss_mb'] or 0:.0f} MB{notes}"
+                )
+            self._note_memory(result, pool)
+        self._write()
+
+    def _note_memory(self, result, pool):
+        """A line of memory.csv: trials finished, memory of this process and of the worker after its trial."""
+        file = self.folder / "memory.csv"
+        line = f"{len(self.oracle.end_order)},{result['trial']},{resident_mb() or 0:.1f},{result.get('rss_mb') or 0:.1f}\n"
+        new = not file.exists()
+        with file.open("a") as out:
+            out.write(("finished,trial,search_mb,worker_mb\n" if new else "") + line)
+
+    def _left(self):
+        """Time left for trials, or trials left."""
+        if self.budget_s is not None:
+            return f"{_clock(max(0, self.stop_at_s() - self.elapsed_s()))} left"
+        if self.oracle.most:
+            return f"{max(0, self.oracle.most - len(self.oracle.end_order))} trials left"
+        return ""
+
+    def _draw(self, pool):
+        """One live line per running trial."""
+        if not self.progress:
+            return
+        now = time.monotonic()
+        if now - self.drawn < (1 if sys.stderr.isatty() else 60):
+            return
+        self.drawn = now
+        from tqdm.auto import tqdm
+
+        best, memory = self.best(), pool.memory_mb()
+        running = {trial.trial_id: name for name, trial in list(self.oracle.ongoing_trials.items())}
+        for trial_id in [trial_id for trial_id in self.bars if trial_id not in running]:
+            self.bars.pop(trial_id).close()
+        for trial_id, name in running.items():
+            trial = self.oracle.trials[trial_id]
+            until = self.oracle.stage(trial.hyperparameters.values)[1]
+            if trial_id not in self.bars:
+                self.bars[trial_id] = tqdm(
+                    total=until, unit="epoch", leave=False, dynamic_ncols=True, mininterval=0
+                )
+            bar, told = self.bars[trial_id], self.oracle.progress.get(trial_id, {})
+            bar.n = int(told.get("epoch", 0))
+            value = f"{told['value']:.4f}" if "value" in told else "-"
+            so_far = f"{best['value']:.4f}" if best else "-"
+            used = memory.get(name) or told.get("rss_mb") or 0
+            bar.set_description_str(f"trial {trial_id}", refresh=False)
+            bar.set_postfix_str(
+                f"{value}, best {so_far}, {self._left()}, {used:.0f} MB", refresh=True
+            )
+
+    def _write(self, final=False):
+        """leaderboard.csv after every trial; search.html too, as long as it takes little of the time."""
+        board = self.leaderboard()
+        with atomic_path(self.folder / "leaderboard.csv") as part:
+            board.to_csv(part, index=False)
+        if final or time.monotonic() - self.paged > 50 * self.page_s:
+            began = time.monotonic()
+            self.page(self.result())
+            self.paged = time.monotonic()
+            self.page_s = self.paged - began
+        if final:
+            found = self.result()
+            write_json(
+                self.folder / "ended.json",
+                {
+                    "ended": found.ended,
+                    "at": time.time(),
+                    "winner": (self.best() or {}).get("trial"),
+                    "value": found.value,
+                    "model": found.model,
+                    "model_options": encoded(found.model_options),
+                    "fit_options": found.fit_options,
+                    "trials": len(self.oracle.end_order),
+                    "failed": sum(result["status"] == "failed" for result in self._results()),
+                    "seconds": self.elapsed_s(),
+                    "training_share": self.training_seconds / max(self.worker_seconds, 1e-9),
+                },
+            )
+
+    def leaderboard(self):
+        """A DataFrame with a row per finished trial, best first."""
+        import pandas as pd
+
+        rows = []
+        for trial_id in self.oracle.end_order:
+            result = self.oracle.results[trial_id]
+            row = {name: result.get(name) for name in _COLUMNS}
+            values = self.space.decoded(result["values"])
+            row |= {
+                name: value if isinstance(value, (int, float, str)) else repr(value)
+                for name, value in values.items()
+            }
+            row |= {
+                "batch_size": result.get("batch_size", row.get("batch_size")),
+                "notes": "; ".join(result.get("notes", [])),
+            }
+            row["reason"] = result.get("reason")
+            rows.append(row)
+        names = [
+            *_COLUMNS,
+            *(name for name in self.space.entries if name not in _COLUMNS),
+            "batch_size",
+            "notes",
+            "reason",
+        ]
+        board = pd.DataFrame(rows, columns=list(dict.fromkeys(names)))
+        return board.sort_values(
+            ["value", "epochs_run"],
+            ascending=False,
+            na_position="last",
+            kind="stable",
+            ignore_index=True,
+        )
+
+    def result(self):
+        """What is known now, as a `Search`."""
+        best = self.best()
+        if best is None:
+            values = self.space.defaults()
+            model_options, fit_options = self.space.options(values)
+        else:
+            model_options, fit_options = self.space.options(self.space.decoded(best["values"]))
+            fit_options["batch_size"] = best["batch_size"]
+        fit_options = {"epochs": self.job["epochs"], **fit_options}
+        value = None if best is None else best["value"]
+        ended = self.oracle.closed or "running"
+        return Search(
+            self.job["model"],
+            model_options,
+            fit_options,
+            self.leaderboard(),
+            value,
+            self.folder,
+            ended,
+        )
+
+    def page(self, found):
+        """search.html."""
+        results = [self.oracle.results[trial_id] for trial_id in self.oracle.end_order]
+        text = search_page(
+            found,
+            [(result, self.space.decoded(result["values"])) for result in results],
+            self.objective,
+            self.space,
+            self.job,
+        )
+        write_text(self.folder / "search.html", text)
+
+    def winner_is_pending(self):
+        """True where an earlier call ended its search and was killed before it had reported the winner."""
+        pending = read_json(self.folder / "winner.json")
+        if pending is None or (self.best() or {}).get("trial") != pending["trial"]:
+            return False
+        self.oracle.closed = pending["ended"]
+        return True
+
+
+def _clock(seconds):
+    """Seconds as 1h05 or 4m30.
+
+    Examples
+    --------
+    >>> _clock(3900), _clock(270)
+    ('1h05', '4m30')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02d}" if minutes >= 60 else f"{minutes}m{rest:02d}"
+
+
+@dataclasses.dataclass
+class Search:
+    """What a search found.
+
+    Attributes
+    ----------
+    model : str
+        The family.
+    model_options, fit_options : dict
+        Of the winner, for `build_model` and `fit_and_report`.
+    leaderboard : pandas.DataFrame
+        One row per trial, best first.
+    value : float or None
+        The winner's validation figure; None where no trial ended and the options are the defaults.
+    out_dir : pathlib.Path
+        The folder.
+    ended : str
+        Why the search ended: "max_trials", "time" or "exhausted".
+    report : Report or None
+        Of the winner, where `test` was given.
+    """
+
+    model: str
+    model_options: dict
+    fit_options: dict
+    leaderboard: object
+    value: float | None
+    out_dir: pathlib.Path
+    ended: str
+    report: object = None
+
+    def code(self):
+        """The winner's settings as Python to paste."""
+        return code(self.model, self.model_options, self.fit_options)
+
+
+def code(model, model_options, fit_options):
+    """Options as a program to paste.
+
+    Examples
+    --------
+    >>> print(code("cnn1d", {"filters": (8, 16)}, {"epochs": 3}))
+    from ecg_keras import build_model, fit_and_report
+    <BLANKLINE>
+    model = build_model("cnn1d", like=train, filters=(8, 16))
+    report = fit_and_report(model, train, val, test, out_dir="outputs/best", epochs=3)
+    """
+    names = sorted(
+        {
+            type(value).__name__
+            for value in model_options.values()
+            if dataclasses.is_dataclass(value)
+        }
+    )
+    first = [
+        f'"{model}"',
+        "like=train",
+        *(f"{name}={value!r}" for name, value in model_options.items()),
+    ]
+    second = ["model", "train", "val", "test", 'out_dir="outputs/best"']
+    second += [f"{name}={value!r}" for name, value in fit_options.items()]
+    return (
+        f"from ecg_keras import {', '.join([*names, 'build_model', 'fit_and_report'])}\n\n"
+        f"{_call('model = build_model', first)}\n{_call('report = fit_and_report', second)}"
+    )
+
+
+def _call(start, arguments):
+    """A call on one line, or with an argument per line where that is long."""
+    line = f"{start}({', '.join(arguments)})"
+    return (
+        line
+        if len(line) <= 100
+        else f"{start}(\n" + "".join(f"    {argument},\n" for argument in arguments) + ")"
+    )
+
+
+_INK, _ACCENT, _PALE = "#1b2a3a", "#b3261e", "#9db4c8"
+_SHOWN = 30  # rows of the leaderboard on the page; the file has all
+
+
+def search_page(found, tried, objective, space, job):
+    """Build search.html.
+
+    Parameters
+    ----------
+    found : Search
+        What is known now.
+    tried : list of (dict, dict)
+        Results and values in the order in which the trials ended.
+    objective : str
+        Name of the figure, such as "val_macro_f1".
+    space : Space
+        What is varied.
+    job : dict
+        Of the search, with "epochs".
+
+    Returns
+    -------
+    str
+        The whole HTML document.
+    """
+    done = [(result, values) for result, values in tried if result["status"] == "completed"]
+    failed = [result for result, _ in tried if result["status"] != "completed"]
+    label = (
+        objective.removeprefix("val_")
+        .replace("_", "-")
+        .replace("macro-f1", "macro-F1")
+        .replace("auc", "AUC")
+    )
+    default = default_result(tried, space)
+    pairs = [
+        ("model", found.model),
+        ("trials finished", f"{len(tried)}, of which {len(failed)} failed"),
+        (f"best validation {label}", decimal(found.value, 4)),
+        (
+            "default",
+            f"{decimal(default['value'], 4)} after {default['epochs_run']} of {job['epochs']} epochs"
+            if default
+            else "-",
+        ),
+        (
+            "training time",
+            f"{sum(result.get('fit_seconds') or 0 for result, _ in tried) / 3600:.2f} h",
+        ),
+        ("epochs of a full training", job["epochs"]),
+        (
+            "state",
+            {"running": "running", "time": "its time was over"}.get(found.ended, found.ended),
+        ),
+        ("written", time.strftime("%Y-%m-%d %H:%M")),
+    ]
+    lead = "<p>Validation figures chose among these trials, so the best one is flattered; the test part tells.</p>\n"
+    winner = "<p>No trial has ended: these are the defaults.</p>" if found.value is None else ""
+    sections = [
+        ("summary", "Summary", facts(pairs)),
+        ("winner", "Winner", f"{winner}<pre><code>{escape(found.code())}</code></pre>\n"),
+    ]
+    if done:
+        sections += [
+            (
+                "progress",
+                "Best so far",
+                figure(
+                    png(plot_progress(tried, label)),
+                    f"Validation {label} of each trial and the best so far",
+                    wide=True,
+                ),
+            ),
+            (
+                "parameters",
+                "Each setting",
+                figure(
+                    png(plot_settings(done, space, label)),
+                    f"Validation {label} against each setting",
+                    wide=True,
+                ),
+            ),
+            (
+                "parallel",
+                "All settings",
+                figure(
+                    png(plot_parallel(done, space, label)),
+                    "One line per trial across all settings; darker is better, the winner is red and dashed",
+                    wide=True,
+                ),
+            ),
+        ]
+    sections.append(("trials", "Trials", _trials(found, len(tried))))
+    if failed:
+        reasons = {result["reason"]: 0 for result in failed}
+        for result in failed:
+            reasons[result["reason"]] += 1
+        sections.append(
+            (
+                "failed",
+                "Failed",
+                bullets(f"{reason} ({count})" for reason, count in reasons.items()),
+            )
+        )
+    sections.append(
+        (
+            "space",
+            "Space",
+            table(["setting", "tried"], list(space.describe().items()), numbers_from=2),
+        )
+    )
+    return page(f"Search: {found.model}", sections, lead=lead)
+
+
+def default_result(tried, space):
+    """The result of the default model that was trained longest, None where none has ended well."""
+    defaults = space.defaults()
+    found = [
+        result
+        for result, values in tried
+        if result["status"] == "completed"
+        and all(value == defaults[name] for name, value in values.items())
+    ]
+    return max(found, key=lambda result: result["epochs_run"], default=None)
+
+
+def _trials(found, n):
+    """The top of the leaderboard as a table."""
+    board = found.leaderboard.head(_SHOWN)
+    names = [
+        name
+        for name in board.columns
+        if name not in ("past", "reason", "fit_seconds") and board[name].notna().any()
+    ]
+    rows = [[_text(row[name]) for name in names] for _, row in board[names].iterrows()]
+    caption = f"The best {len(rows)} of {n}; leaderboard.csv has all." if n > len(rows) else None
+    return table([name.replace("_", " ") for name in names], rows, caption=caption)
+
+
+def _text(value):
+    """A cell: short numbers, a dash for nothing."""
+    if value is None or value != value or value == "":
+        return "-"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def plot_progress(tried, label, *, ax=None):
+    """Value of each trial and the best so far, over the time that trials took.
+
+    Parameters
+    ----------
+    tried : list of (dict, dict)
+        Results and values in the order in which they ended.
+    label : str
+        Name of the figure.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(7.2, 3.2) if ax is None else ax
+    seconds = np.cumsum([result.get("seconds") or 0 for result, _ in tried])
+    unit, per_unit = ("h", 3600) if seconds[-1] > 5400 else ("min", 60)
+    spent = seconds / per_unit
+    values = np.array(
+        [np.nan if result["value"] is None else result["value"] for result, _ in tried]
+    )
+    good = np.isfinite(values)
+    ax.plot(
+        spent[good],
+        values[good],
+        "o",
+        markersize=4,
+        color=_PALE,
+        markeredgecolor=_INK,
+        markeredgewidth=0.5,
+        label="trial",
+    )
+    ax.step(
+        spent[good],
+        np.maximum.accumulate(values[good]),
+        where="post",
+        color=_ACCENT,
+        linewidth=1.6,
+        label="best so far",
+    )
+    if not good.all():
+        bottom = values[good].min()
+        ax.plot(spent[~good], np.full((~good).sum(), bottom), "x", color=_INK, label="failed")
+    ax.set_xlabel(f"time in trials ({unit})")
+    ax.set_ylabel(f"validation {label}")
+    ax.grid(True, color="#dde4ea", linewidth=0.7)
+    ax.legend(frameon=False, loc="lower right")
+    return ax
+
+
+def plot_settings(done, space, label):
+    """Value against each entry of the space, one small plot each; size of a dot: epochs trained. Returns the figure."""
+    from matplotlib.figure import Figure
+
+    names = list(space.entries)
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    drawn = Figure(figsize=(2.1 * columns + 0.4, 1.75 * rows), layout="constrained")
+    axes = np.atleast_1d(drawn.subplots(rows, columns, sharey=True, squeeze=False)).ravel()
+    scores = np.array([result["value"] for result, _ in done])
+    epochs = np.array([result["epochs_run"] for result, _ in done], float)
+    for ax, name in zip(axes, names):
+        has = np.array([name in values for _, values in done])
+        at, ticks = _places(space.entries[name], [values.get(name) for _, values in done])
+        sizes = 8 + 24 * epochs / epochs.max()
+        ax.scatter(at[has], scores[has], s=sizes[has], color=_PALE, edgecolor=_INK, linewidth=0.5)
+        best = int(scores.argmax())
+        if has[best]:
+            ax.scatter(at[best], scores[best], s=50, marker="*", color=_ACCENT, zorder=3)
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=7.5)
+        entry = space.entries[name]
+        if ticks:
+            ax.set_xticks(*ticks)
+            ax.set_xlim(-0.5, len(entry.values) - 0.5)
+        else:
+            _span(ax, entry)
+        ax.grid(True, color="#dde4ea", linewidth=0.6)
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    drawn.supylabel(f"validation {label}", fontsize=9)
+    return drawn
+
+
+def plot_parallel(done, space, label):
+    """A line per trial across all entries, each scaled to its own range; returns the figure."""
+    from matplotlib.figure import Figure
+
+    names = list(space.entries)
+    drawn = Figure(figsize=(max(7.2, 0.62 * len(names) + 1.5), 3.6), layout="constrained")
+    ax = drawn.add_subplot()
+    scores = np.array([result["value"] for result, _ in done])
+    ranks = scores.argsort().argsort() / max(len(scores) - 1, 1)
+    for i in scores.argsort():
+        heights = [_height(space.entries[name], done[i][1].get(name)) for name in names]
+        heights.append((scores[i] - scores.min()) / (np.ptp(scores) or 1))
+        best = i == scores.argmax()
+        grey = 0.88 - 0.72 * ranks[i]
+        ax.plot(
+            heights,
+            color=_ACCENT if best else str(grey),
+            linestyle="--" if best else "-",
+            linewidth=2 if best else 0.9,
+            marker="." if not best else "*",
+            markersize=4 if not best else 7,
+        )
+    for i, name in enumerate(names):
+        low, high = _ends(space.entries[name])
+        ax.axvline(i, color="#c5d0d9", linewidth=0.7, zorder=0)
+        ax.text(i, 1.04, high, ha="center", va="bottom", fontsize=7)
+        ax.text(i, -0.04, low, ha="center", va="top", fontsize=7)
+    ax.text(len(names), 1.04, f"{scores.max():.3f}", ha="center", va="bottom", fontsize=7)
+    ax.text(len(names), -0.04, f"{scores.min():.3f}", ha="center", va="top", fontsize=7)
+    ax.set_xticks(range(len(names) + 1), [*names, label], rotation=45, ha="right", fontsize=8)
+    ax.tick_params(axis="x", pad=12, length=0)
+    ax.set_yticks([])
+    ax.set_ylim(-0.02, 1.02)
+    ax.spines[:].set_visible(False)
+    return drawn
+
+
+def _span(ax, entry):
+    """Show the whole range of an entry, with its ends and its middle named."""
+    low, high = entry.low, entry.high
+    if entry.log:
+        ax.set_xscale("log")
+        middle, margin = np.sqrt(low * high), (high / low) ** 0.06
+        ax.set_xlim(low / margin, high * margin)
+    else:
+        middle, margin = (low + high) / 2, 0.06 * (high - low)
+        ax.set_xlim(low - margin, high + margin)
+    ax.set_xticks([low, middle, high], [f"{value:.2g}" for value in (low, middle, high)])
+    ax.set_xticks([], minor=True)
+
+
+def _axes(width, height):
+    from matplotlib.figure import Figure
+
+    ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _places(entry, values):
+    """Horizontal places of values, and tick places with names where they are ranks."""
+    options = getattr(entry, "values", None)
+    if options is None:
+        return np.array([np.nan if value is None else value for value in values], float), None
+    at = np.array([options.index(value) if value in options else np.nan for value in values], float)
+    return at, (range(len(options)), [_short(option) for option in options])
+
+
+def _height(entry, value):
+    """0 to 1 for a value between the ends of its entry; NaN where the trial has none."""
+    options = getattr(entry, "values", None)
+    if options is not None:
+        return options.index(value) / max(len(options) - 1, 1) if value in options else np.nan
+    if value is None:
+        return np.nan
+    low, high = entry.low, entry.high
+    if entry.log:
+        low, high, value = np.log(low), np.log(high), np.log(value)
+    return (value - low) / ((high - low) or 1)
+
+
+def _ends(entry):
+    """Names of the lowest and the highest value."""
+    options = getattr(entry, "values", None)
+    if options is None:
+        return f"{entry.low:g}", f"{entry.high:g}"
+    return _short(options[0]), _short(options[-1])
+
+
+def _short(value):
+    """A value's name that fits under a tick."""
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 9 else text[:8] + "…"

@@ -14,8 +14,7 @@ import time
 import numpy as np
 
 from ecg_keras._checks import check_signals
-from ecg_keras.dataset import ECGDataset
-from ecg_keras.examples import typical
+from ecg_keras.dataset import ECGDataset, typical
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
 _BATCH_BYTES = (

@@ -134,7 +134,7 @@ def find_waves(signal, *, fs, peaks=None):
         facing = np.sign(signal[peak] - rest) or 1.0
         low = (peaks[i - 1] + peak) // 2 if i else 0
         high = (peak + peaks[i + 1]) // 2 + round(0.05 * fs) if i + 1 < len(peaks) else n_samples
-        near = lambda start_s, stop_s: (  # noqa: E731 - a stretch around this R peak, inside its beat
+        near = lambda start_s, stop_s: (
             max(low, peak + round(start_s * fs)),
             min(high, n_samples, peak + round(stop_s * fs)),
         )

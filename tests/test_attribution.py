@@ -6,12 +6,9 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import build_model, to_spectrograms
-from ecg_keras.attributed import over_time
-from ecg_keras.attribution import branch_shares, gradcam, lime, shap
+from ecg_keras.attribution import Cells, Probe, branch_shares, gradcam, lime, over_time, shap
 from ecg_keras.faithfulness import planted
-from ecg_keras.feature_maps import feature_maps
-from ecg_keras.parts import Cells
-from ecg_keras.probe import Probe
+from ecg_keras.keras_graph import feature_maps
 
 pytestmark = pytest.mark.numeric
 
@@ -92,7 +89,7 @@ def test_shap_sums_to_the_difference_of_log_odds():
     odds = lambda x: (
         np.log(p := keras.ops.convert_to_numpy(model.predict(x, verbose=0)).astype(float))
         - np.log(1 - p)
-    )  # noqa: E731
+    )
     for row, target in enumerate((0, 1)):
         difference = odds(ds.x[row : row + 1])[0, target] - odds(back)[:, target].mean()
         assert abs(found.image[row].sum() - difference) < 0.02 * abs(difference)

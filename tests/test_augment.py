@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ecg_keras.augment import (
+from ecg_keras.batches import (
     AUGMENTATIONS,
     augment,
     lead_dropout,

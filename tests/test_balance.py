@@ -3,8 +3,8 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import ECGDataset
-from ecg_keras.balance import balance_train
 from ecg_keras.batches import Neighbours, TrainBatches
+from ecg_keras.dataset import balance_train
 
 pytestmark = pytest.mark.numeric
 

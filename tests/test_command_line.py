@@ -8,7 +8,7 @@ import pytest
 
 from ecg_keras.__main__ import _preset, main
 from ecg_keras.demo import write_demo_csv, write_demo_records
-from ecg_keras.mitbih_files import make_mitbih_csv
+from ecg_keras.mitbih_csv import make_mitbih_csv
 from ecg_keras.presets import PRESETS
 from ecg_keras.saved_models import load_served
 

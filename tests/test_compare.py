@@ -144,7 +144,7 @@ def test_multi_label_runs_are_ordered_by_auc(tmp_path):
 
 
 def test_names_keep_what_differs_and_lose_what_all_share():
-    short = lambda *paths: _short_names([pathlib.Path("/runs") / path for path in paths])  # noqa: E731
+    short = lambda *paths: _short_names([pathlib.Path("/runs") / path for path in paths])
     assert short("a/seed0", "b/seed0") == ["a", "b"]
     assert short("a/seed0", "b/seed0", "b/seed1") == ["a/seed0", "b/seed0", "b/seed1"]
     assert short("a/x/seed0", "b/x/seed0") == ["a/x", "b/x"]

@@ -6,8 +6,7 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import ECGDataset, to_spectrograms
-from ecg_keras.balance import balance_train
-from ecg_keras.dataset import Balance, Scaler, check_parts
+from ecg_keras.dataset import Balance, Scaler, balance_train, check_parts
 
 pytestmark = pytest.mark.numeric
 

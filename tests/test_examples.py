@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import toy_dataset
 
-from ecg_keras.examples import typical, typical_rows
+from ecg_keras.dataset import typical, typical_rows
 
 pytestmark = pytest.mark.numeric
 

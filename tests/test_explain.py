@@ -10,10 +10,8 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import build_model, explain
-from ecg_keras.attributed import Attribution
-from ecg_keras.attribution import gradcam, lime, shap
-from ecg_keras.explain import default_rows, report_section
-from ecg_keras.explanations import verdicts
+from ecg_keras.attribution import Attribution, Probe, gradcam, lime, shap
+from ecg_keras.explain import default_rows, report_section, verdicts
 from ecg_keras.faithfulness import (
     agreement,
     deletion_and_insertion,
@@ -21,7 +19,6 @@ from ecg_keras.faithfulness import (
     other_weights,
     planted,
 )
-from ecg_keras.probe import Probe
 from ecg_keras.saved_models import load_served, save_served
 
 FAMILIES = {"resnet1d": {"filters": (16, 32)}, "cnn2d": {"filters": (16, 32, 48)}}
@@ -78,7 +75,7 @@ def test_a_true_explanation_passes_the_checks_and_noise_does_not(taught):
     assert result["gradcam"]["deletion"][0] > 0.9 > result["gradcam"]["deletion"][-1]
 
     kept = [w.copy() for w in rows.network.get_weights()]
-    shown = lambda probe, targets: Attribution("row", np.abs(probe.x).sum(axis=-1), None, {})  # noqa: E731 - shows the row, whatever was learned
+    shown = lambda probe, targets: Attribution("row", np.abs(probe.x).sum(axis=-1), None, {})
     ranks = other_weights(
         rows,
         targets,

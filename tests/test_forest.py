@@ -7,10 +7,9 @@ from conftest import toy_dataset
 from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier
 
 from ecg_keras import build_model
-from ecg_keras.crops import Crops, MeanOfCrops, crop_starts
-from ecg_keras.forest import _BOOSTING, _boosted, _sizes
+from ecg_keras.layers import _NODE, AverageBeat, Crops, MeanOfCrops, Trees, crop_starts
 from ecg_keras.saved_models import predict
-from ecg_keras.trees import _NODE, AverageBeat, Trees
+from ecg_keras.signal_models import _BOOSTING, _boosted, _sizes
 
 pytestmark = pytest.mark.numeric
 
@@ -30,7 +29,7 @@ def test_trees_say_what_scikit_learn_says():
     layer = Trees(2, 7, max(t.node_count for t in trees), max(t.max_depth for t in trees))
     fresh = rng.normal(size=(50, 6)).astype(np.float32)
     layer(fresh)
-    shares = lambda tree: tree.value[:, 0, 1] / tree.value[:, 0].sum(axis=1)  # noqa: E731
+    shares = lambda tree: tree.value[:, 0, 1] / tree.value[:, 0].sum(axis=1)
     layer.plant(
         [[(tree.tree_, shares(tree.tree_)) for tree in forest.estimators_] for forest in forests]
     )
@@ -72,7 +71,7 @@ def test_trees_are_saved_by_name(tmp_path, monkeypatch):
     before = predict(model, beats)
     model.save(tmp_path / "model.keras")
     monkeypatch.setattr(
-        "ecg_keras.trees._NODE", dict(reversed(_NODE.items()))
+        "ecg_keras.layers._NODE", dict(reversed(_NODE.items()))
     )  # as if the order had changed since
     np.testing.assert_allclose(
         predict(keras.saving.load_model(tmp_path / "model.keras"), beats), before, atol=1e-6

@@ -13,7 +13,7 @@ from notebooks import bare_python, environment, run_cell
 
 import ecg_keras.search  # noqa: F401 - the module, beside the function of that name
 from ecg_keras.demo import write_demo_csv
-from ecg_keras.search_result import Search
+from ecg_keras.search import Search
 
 ROOT = pathlib.Path(__file__).parents[1]
 KERNEL = ROOT / "kaggle_kernel.py"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ecg_keras.demo import simulate_patient
-from ecg_keras.overlays import aligned, row_peaks
+from ecg_keras.plots import aligned, row_peaks
 from ecg_keras.waves import find_r_peaks, find_waves
 
 pytestmark = pytest.mark.numeric

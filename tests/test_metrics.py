@@ -125,7 +125,7 @@ def test_patients_who_differ_widen_the_interval():
     y = rng.integers(0, 2, 1000)
     p = np.where(right[:, None], np.eye(2)[y], np.eye(2)[1 - y])
     by_row, by_patient = evaluate(y, p, "ab"), evaluate(y, p, "ab", patients=patients)
-    width = lambda result: np.diff(result["ci95"]["accuracy"])[0]  # noqa: E731
+    width = lambda result: np.diff(result["ci95"]["accuracy"])[0]
     assert width(by_patient) > 2 * width(by_row)
     assert by_patient["n_patients"] == 20 and by_patient["ci95_by"] == "patients"
     assert np.diff(by_patient["ci95"]["macro_auc"])[0] > 2 * np.diff(by_row["ci95"]["macro_auc"])[0]

@@ -12,8 +12,7 @@ pytest.importorskip("wfdb")
 from ecg_keras.beats import describe_beats
 from ecg_keras.dataset import check_parts
 from ecg_keras.demo import write_demo_records
-from ecg_keras.mitbih_csv import load_mitbih_csv
-from ecg_keras.mitbih_files import make_mitbih_csv
+from ecg_keras.mitbih_csv import load_mitbih_csv, make_mitbih_csv
 from ecg_keras.mitbih_records import DS1, DS2, PACED, load_beats, load_mitbih_records
 from ecg_keras.wfdb_records import aami_classes, read_recording
 
@@ -77,7 +76,7 @@ def test_folds_test_every_patient_once(written):
 def test_same_seed_same_split(written):
     load = lambda seed: load_mitbih_records(
         written, split="patient", features=None, classes="aami3", seed=seed
-    )  # noqa: E731
+    )
     assert [part.fingerprint() for part in load(0)] == [part.fingerprint() for part in load(0)]
 
 
@@ -191,7 +190,7 @@ def test_paced_records_are_left_out_and_named(folder):
 
 
 def test_train_only_options_leave_validation_and_test_alone(written):
-    load = lambda **options: load_mitbih_records(  # noqa: E731
+    load = lambda **options: load_mitbih_records(
         written, split="patient", features=None, classes="aami3", seed=2, **options
     )
     plain, thin = load(), load(most_per_class=5, balance="class_weight")
@@ -375,7 +374,7 @@ def test_csv_files_name_the_record_of_every_row(written, tmp_path):
 
 
 def test_synthetic_csv_files_are_marked_before_they_are_there(written, tmp_path, monkeypatch):
-    from ecg_keras import mitbih_files
+    from ecg_keras import mitbih_csv
 
     write = np.savetxt
 
@@ -384,7 +383,7 @@ def test_synthetic_csv_files_are_marked_before_they_are_there(written, tmp_path,
         if "test" in path.name:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(mitbih_files.np, "savetxt", killed)
+    monkeypatch.setattr(mitbih_csv.np, "savetxt", killed)
     with pytest.raises(KeyboardInterrupt):
         make_mitbih_csv(written, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -435,7 +434,7 @@ def test_the_typical_beat_is_a_late_one_where_most_are_early():
             peaks.append(t)
             p_waves.append(k == 0)
     time_s = np.arange(int((t + 5) * fs)) / fs
-    bump = lambda at, width: np.exp(-0.5 * ((time_s - at) / width) ** 2)  # noqa: E731
+    bump = lambda at, width: np.exp(-0.5 * ((time_s - at) / width) ** 2)
     x = sum(bump(at, 0.012) + 0.2 * p * bump(at - 0.16, 0.02) for at, p in zip(peaks, p_waves))[
         :, None
     ]

@@ -8,8 +8,8 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import ECGDataset, fit_and_report
+from ecg_keras.layers import MiniRocket, Positions
 from ecg_keras.models import MODELS, build_model
-from ecg_keras.network_layers import MiniRocket, Positions
 from ecg_keras.presets import PRESETS
 from ecg_keras.saved_models import check_fits, load_served, predict, save_served
 from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms

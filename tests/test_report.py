@@ -11,10 +11,9 @@ import pytest
 from chromium import open_page
 from conftest import toy_dataset
 
-from ecg_keras.machine import peak_rss_mb
 from ecg_keras.metrics import evaluate
 from ecg_keras.plots import plot_signal, png
-from ecg_keras.report import Report, record_result, results_table, write_report
+from ecg_keras.report import Report, peak_rss_mb, record_result, results_table, write_report
 from ecg_keras.spectrograms import to_spectrograms
 
 pytestmark = pytest.mark.numeric
@@ -46,7 +45,7 @@ def guesses(ds, seed=0, skill=2.0):
 def numbers_of(train, val, test, probabilities, **more):
     measure = lambda ds, p: evaluate(
         ds.y, p, ds.classes, patients=ds.patients, records=ds.records, n_boot=100
-    )  # noqa: E731
+    )
     return {
         "task": "multi-label" if test.multi_label else "single-label",
         "source": test.source,

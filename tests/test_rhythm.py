@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import toy_dataset
 
-from ecg_keras.rhythm import rhythm, signal_to_image
+from ecg_keras.fused_models import rhythm, signal_to_image
 
 
 @pytest.fixture

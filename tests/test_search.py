@@ -17,15 +17,14 @@ from conftest import toy_dataset
 
 from ecg_keras import build_model, search, search_trials
 from ecg_keras.dataset import Balance, Scaler
-from ecg_keras.search import _prepare
-from ecg_keras.search_page import default_result
+from ecg_keras.search import _prepare, default_result
 from ecg_keras.search_space import declare
 from ecg_keras.spectrograms import to_spectrograms
 from ecg_keras.storage import write_json
 
 pytest.importorskip("keras_tuner")
-from ecg_keras.oracles import make_oracle  # noqa: E402
-from ecg_keras.supervisor import Supervisor  # noqa: E402
+from ecg_keras.search import Supervisor
+from ecg_keras.search_oracle import make_oracle
 
 SMALL = {
     "model": "cnn1d",
@@ -88,7 +87,7 @@ def run_out(make, folder, *, most=60, disturb=lambda oracle: oracle):
 
 @pytest.mark.parametrize("strategy", ["random", "bayesian", "hyperband"])
 def test_an_oracle_killed_at_random_moments_finishes_the_same_trials(tmp_path, strategy):
-    make = lambda folder: an_oracle(folder, strategy, max_trials=14)  # noqa: E731
+    make = lambda folder: an_oracle(folder, strategy, max_trials=14)
     rng, kills = random.Random(0), []
 
     def disturb(oracle):
@@ -120,7 +119,7 @@ def test_hyperband_draws_every_second_trial_near_one_of_the_best(tmp_path):
     oracle = an_oracle(tmp_path, "hyperband", max_trials=100, endless=True)
     own = lambda values: {
         name: value for name, value in values.items() if not name.startswith("tuner/")
-    }  # noqa: E731
+    }
     near, far, shifts = 0, 0, []
     for _ in range(100):
         best = []
@@ -129,7 +128,7 @@ def test_hyperband_draws_every_second_trial_near_one_of_the_best(tmp_path):
         trial = oracle.create_trial("own-0")
         values = own(trial.hyperparameters.values)
         if trial.hyperparameters.values["tuner/initial_epoch"] == 0 and best:
-            distance = lambda other: sum(values[name] != other[name] for name in values)  # noqa: E731
+            distance = lambda other: sum(values[name] != other[name] for name in values)
             parent = min(best[:3], key=distance)
             near, far = near + (distance(parent) <= 3), far + (distance(parent) > 3)
             if distance(parent) <= 3 and values["learning_rate"] != parent["learning_rate"]:
@@ -144,7 +143,7 @@ def test_hyperband_draws_every_second_trial_near_one_of_the_best(tmp_path):
 
 @pytest.mark.parametrize("torn", [["oracle.json"], ["oracle.json", "oracle.previous.json"]])
 def test_a_torn_state_loses_no_finished_trial(tmp_path, torn):
-    make = lambda folder: an_oracle(folder, max_trials=6)  # noqa: E731
+    make = lambda folder: an_oracle(folder, max_trials=6)
     whole = run_out(make, tmp_path / "whole")
     folder = tmp_path / "torn"
     half = run_out(lambda folder: an_oracle(folder, max_trials=3), folder)
@@ -386,7 +385,7 @@ def test_a_failed_trial_is_a_result_with_its_reason(tmp_path):
 def test_the_page_names_the_default_that_was_trained_longest():
     space = declare("cnn1d", toy_dataset(), filters=(4,))
     default, other = space.defaults(), space.defaults() | {"dropout": 0.55}
-    row = lambda value, epochs: {"status": "completed", "value": value, "epochs_run": epochs}  # noqa: E731
+    row = lambda value, epochs: {"status": "completed", "value": value, "epochs_run": epochs}
     failed = {"status": "failed", "value": None}
     tried = [
         (row(0.9, 9), other),
@@ -480,7 +479,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     """Three kills (a worker, the search, both); tests/bench/search_kills.py does it twenty times and at any moment."""
     bench = pathlib.Path(__file__).parent / "bench" / "search_kills.py"
     command = [sys.executable, bench, "--run", tmp_path / "search", "--trials", "3"]
-    start = lambda: subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)  # noqa: E731
+    start = lambda: subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     process, seen = start(), {}
     for what in ("worker", "search", "both"):
         known = {
@@ -538,7 +537,7 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
         )
     running = lambda: json.loads((tmp_path / "search" / "oracle.json").read_text())["oracle"][
         "ongoing_trials"
-    ]  # noqa: E731
+    ]
     taken = None
     while taken is None and all(machine.poll() is None for machine in machines.values()):
         time.sleep(0.1)

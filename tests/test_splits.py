@@ -3,8 +3,7 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import ECGDataset
-from ecg_keras.balance import balance_train
-from ecg_keras.splits import draw_patients, split
+from ecg_keras.dataset import balance_train, draw_patients, split
 
 pytestmark = pytest.mark.numeric
 

@@ -15,13 +15,11 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import build_model, fit_and_report, to_spectrograms, training
-from ecg_keras.balance import balance_train
 from ecg_keras.batches import TrainBatches
-from ecg_keras.crops import crop_starts
-from ecg_keras.dataset import Scaler
-from ecg_keras.epochs import Epochs
+from ecg_keras.dataset import Scaler, balance_train
+from ecg_keras.layers import crop_starts
 from ecg_keras.saved_models import load_served, predict
-from ecg_keras.training import evaluate_and_report, fit
+from ecg_keras.training import Epochs, evaluate_and_report, fit
 
 FILES = {"report.html", "report.json", "model.keras", "history.csv", "predictions.csv"}
 
@@ -493,7 +491,7 @@ def test_a_report_takes_a_folder_with_other_files_and_one_of_an_older_or_killed_
     train, val, test = parts()
     for name in ("notes.txt", "data.csv", "photo.png"):
         (tmp_path / name).write_text("mine")
-    run = lambda: fit_and_report(  # noqa: E731
+    run = lambda: fit_and_report(
         small(train), train, val, test, out_dir=tmp_path, epochs=1, progress=False
     )
 

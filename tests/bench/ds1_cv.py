@@ -24,15 +24,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
-from ecg_keras import beat_rows, beats, signals
-from ecg_keras.beat_rows import BeatPreparation
-from ecg_keras.machine import peak_rss_mb, versions
-from ecg_keras.mitbih_records import DS1, fold_patients, thinned
+from ecg_keras import beats, mitbih_records, signals
+from ecg_keras.dataset import draw_patients
+from ecg_keras.fused_models import rhythm, signal_to_image
+from ecg_keras.mitbih_records import DS1, BeatPreparation, fold_patients, thinned
 from ecg_keras.models import MODELS
 from ecg_keras.presets import PRESETS
-from ecg_keras.rhythm import rhythm, signal_to_image
+from ecg_keras.report import peak_rss_mb, versions
 from ecg_keras.saved_models import predict
-from ecg_keras.splits import draw_patients
 from ecg_keras.storage import (
     cache_folder,
     file_stamp,
@@ -169,16 +168,16 @@ def main():
 def load(directory, preparation):
     """DS1 as a data set and its symbols; kept in the cache, as many runs ask for the same."""
     path = cache_folder() / "ds1_cv" / (fingerprint(dataclasses.asdict(preparation)) + ".bin")
-    key = [file_stamp(pathlib.Path(module.__file__)) for module in (beats, beat_rows, signals)]
+    key = [file_stamp(pathlib.Path(module.__file__)) for module in (beats, mitbih_records, signals)]
     if (kept := read_cache(path, key)) is not None:
-        few, _ = beat_rows.beat_rows(directory, DS1[:1], preparation)
+        few, _ = mitbih_records.beat_rows(directory, DS1[:1], preparation)
         symbols, counts = kept.pop("symbols"), str(bytes(kept.pop("note")), "utf-8")
         kept = {
             name: values.astype(str) if name in ("records", "patients") else values
             for name, values in kept.items()
         }
         return few.replace(**kept, notes=(counts,)), symbols.astype(str)
-    ds, symbols = beat_rows.beat_rows(directory, DS1, preparation)
+    ds, symbols = mitbih_records.beat_rows(directory, DS1, preparation)
     arrays = {
         "x": ds.x,
         "y": ds.y,

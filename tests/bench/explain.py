@@ -18,14 +18,11 @@ import time
 
 import numpy as np
 
-from ecg_keras import load_mitbih_csv, overlays
-from ecg_keras.attribution import gradcam, lime, shap
-from ecg_keras.explain import explain
-from ecg_keras.explanations import AFTER_S, BEFORE_S, QRS_S, verdicts
+from ecg_keras import load_mitbih_csv, plots
+from ecg_keras.attribution import Probe, balanced_rows, gradcam, lime, replacement, shap
+from ecg_keras.explain import AFTER_S, BEFORE_S, QRS_S, explain, verdicts
 from ecg_keras.faithfulness import mean_with_interval
-from ecg_keras.parts import balanced_rows, replacement
 from ecg_keras.plots import png
-from ecg_keras.probe import Probe
 from ecg_keras.saved_models import load_served, predict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -62,8 +59,8 @@ def v_beats(model, test, scores, background, seed):
     ):
         own = rows[: V_ROWS[name]]
         found = method(Probe(model, test[own]), np.full(len(own), v), **options)
-        peaks = overlays.row_peaks(test.x[own], fs=test.fs)
-        cut = lambda values: overlays.aligned(values, peaks, before=before, after=after)  # noqa: E731
+        peaks = plots.row_peaks(test.x[own], fs=test.fs)
+        cut = lambda values: plots.aligned(values, peaks, before=before, after=after)
         values = found.signal.sum(axis=2)
         if not parts:
             parts["signal"] = cut(test.x[own, :, 0])
@@ -76,7 +73,7 @@ def v_beats(model, test, scores, background, seed):
             **mean_with_interval(inside / np.maximum(total, 1e-12), seed=seed),
             "of_time": float(time_share),
         }
-    return overlays.plot_averages(
+    return plots.plot_averages(
         {"V": parts}, fs=test.fs, unit=test.unit, before=before, qrs_s=QRS_S
     ), shares
 

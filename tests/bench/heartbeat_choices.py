@@ -29,8 +29,8 @@ def main():
 
     from ecg_keras import build_model, fit_and_report, load_mitbih_csv
     from ecg_keras.__main__ import _assignment
+    from ecg_keras.dataset import split
     from ecg_keras.presets import PRESETS
-    from ecg_keras.splits import split
 
     preset = PRESETS["mitbih-csv"][options.preset]
     building, fitting = dict(preset["model"]), dict(preset["fit"])

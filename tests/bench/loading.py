@@ -38,7 +38,7 @@ for _ in range(5):
     start = time.perf_counter()
     images = to_spectrograms(train)
     rates.append(len(train) / (time.perf_counter() - start))
-from ecg_keras.machine import device, versions
+from ecg_keras.report import device, versions
 print(json.dumps({"beats_per_s": max(rates), "passes": rates, "image": images.x.shape[1:], "device": device(), "versions": versions()}))
 """
 

@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from ecg_keras.machine import versions
+from ecg_keras.report import versions
 from ecg_keras.signals import match_peaks, r_peaks
 from ecg_keras.storage import atomic_path, write_json
 from ecg_keras.wfdb_records import list_records, read_recording
