@@ -11,55 +11,29 @@ saved model.
 
 import importlib
 import sys
-import types
 
+import lazy_loader
 import wrapt
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "build_model": "models",
-    "compare": "compare",
-    "ECGDataset": "dataset",
-    "explain": "explain",
-    "fit_and_report": "training",
-    "inspect": "inspection",
-    "load_beats": "mitbih_records",
-    "load_mitbih_csv": "mitbih_csv",
-    "load_mitbih_records": "mitbih_records",
-    "load_ptbxl": "ptbxl",
-    "load_ptbxl_part": "ptbxl",
-    "model_card": "layers",
-    "ScalogramGrid": "grids",
-    "search": "search",
-    "SpectrogramGrid": "grids",
-    "SpectrumGrid": "grids",
-    "to_scalograms": "spectrograms",
-    "to_spectra": "spectrograms",
-    "to_spectrograms": "spectrograms",
-}
-
-__all__ = sorted(_HOMES)
+_find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name):
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"ecg_keras.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'ecg_keras' has no attribute {name!r}")
+    """A public name, imported now; for a function with its module's name the callable module."""
+    value = _find(name)
+    return globals().update(_modules()) or globals().get(name, value)
 
 
-def __dir__():
-    return sorted([*globals(), *_HOMES])
+def _modules():
+    """Imported modules that have a public function's name."""
+    loaded = ((name, sys.modules.get(f"{__name__}.{name}")) for name in __all__)
+    return {name: module for name, module in loaded if module}
 
 
-class _Package(types.ModuleType):
-    """Gives `explain`, `search` and `compare` as functions, also after the modules of those names were imported."""
-
-    def __setattr__(self, name, value):
-        if not (name in _HOMES and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
+globals().update(_modules())  # where lazy_loader has imported all at once (EAGER_IMPORT)
 
 
-sys.modules[__name__].__class__ = _Package
 # at once where Keras is imported already, else when its import has ended: the layers need all of it
 wrapt.register_post_import_hook(lambda keras: importlib.import_module("ecg_keras.layers"), "keras")

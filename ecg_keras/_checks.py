@@ -1,16 +1,30 @@
-"""Argument checks and optional imports, shared by every module."""
+"""Check arguments, import optional packages, and keep signatures in one place."""
 
+import dataclasses
 import importlib
+import inspect
+import types
+import warnings
 
 import numpy as np
 
 
 def check_option(name, value, options):
-    """Return `value` if it is one of `options`, or raise ValueError that lists them."""
-    if value not in options:
-        known = ", ".join(repr(option) for option in options)
-        raise ValueError(f"{name}={value!r} is not known; choose one of {known}.")
-    return value
+    """Return `value` if it is one of `options`, or raise ValueError that lists them.
+
+    Names had hyphens before 0.2.0. Such a spelling still works, with a DeprecationWarning: use what is returned.
+    """
+    if value in options:
+        return value
+    if isinstance(value, str) and (now := value.replace("-", "_")) in options:
+        warnings.warn(
+            f"{name}={value!r} is spelled {now!r} now; the old spelling ends with 0.3.0.",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        return now
+    known = ", ".join(repr(option) for option in options)
+    raise ValueError(f"{name}={value!r} is not known; choose one of {known}.")
 
 
 def check_positive(name, value, *, zero=False):
@@ -84,3 +98,50 @@ def check_signal_shape(layer, shape):
             f"{type(layer).__name__} takes signals of shape (batch, samples, leads) with samples and leads known, "
             f"got {tuple(shape)}."
         )
+
+
+def keywords_of(fields):
+    """Show the fields of a dataclass in the signature of a function that takes them as ``**options``.
+
+    So they are listed and documented once, and editors and notebooks complete them.
+
+    Examples
+    --------
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Size:
+    ...     width: int = 3
+    >>> @keywords_of(Size)
+    ... def area(height, **options):
+    ...     return height * Size(**options).width
+    >>> str(inspect.signature(area)), area(2)
+    ('(height, *, width=3)', 6)
+    """
+
+    def shown(function):
+        own = inspect.signature(function)
+        kept = [part for part in own.parameters.values() if part.kind is not part.VAR_KEYWORD]
+        more = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
+            for field in dataclasses.fields(fields)
+        ]
+        function.__signature__ = own.replace(parameters=kept + more)
+        return function
+
+    return shown
+
+
+class CallableModule(types.ModuleType):
+    """A module that is called as its function of the same name.
+
+    ``from ecg_keras import explain`` gives the module once anything has imported it; so that this
+    works as the function does, modules of that kind end with
+    ``sys.modules[__name__].__class__ = CallableModule``.
+    """
+
+    def __call__(self, *args, **kwargs):
+        return self.__wrapped__(*args, **kwargs)
+
+    @property
+    def __wrapped__(self):
+        """The function; `inspect.signature` and notebooks show its keywords."""
+        return getattr(self, self.__name__.rpartition(".")[2])

@@ -111,7 +111,7 @@ def _zipped(folder):
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".css") and "__pycache__" not in path.parts:
+            if path.suffix in (".py", ".pyi", ".css") and "__pycache__" not in path.parts:
                 entry = zipfile.ZipInfo(
                     f"ecg_keras/{path.relative_to(folder).as_posix()}"
                 )  # dated 1980: same bytes

@@ -12,10 +12,12 @@ import csv
 import io
 import json
 import pathlib
+import sys
 
 import numpy as np
 
 from ecg_keras import pages, plots
+from ecg_keras._checks import CallableModule
 from ecg_keras.metrics import bootstrap, difference
 from ecg_keras.pages import decimal, interval, percent
 from ecg_keras.storage import atomic_path, check_free, write_json, write_text
@@ -435,3 +437,6 @@ def _number(text):
         return float(text)
     except (TypeError, ValueError):
         return None
+
+
+sys.modules[__name__].__class__ = CallableModule

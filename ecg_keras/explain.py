@@ -18,13 +18,14 @@ picture. Shares are in 0..1 in explanations.json and in percent on the page.
 import functools
 import importlib.util
 import pathlib
+import sys
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ecg_keras import faithfulness, pages, plots
-from ecg_keras._checks import check_option, check_signals
+from ecg_keras._checks import CallableModule, check_option, check_signals
 from ecg_keras.attribution import METHODS, Probe, balanced_rows, branch_shares, replacement
 from ecg_keras.dataset import ECGDataset
 from ecg_keras.keras_graph import feature_maps
@@ -851,3 +852,6 @@ def _span(value, show=pages.decimal):
 def _whole_percent(value):
     """A share as percent without decimals."""
     return pages.percent(value, 0)
+
+
+sys.modules[__name__].__class__ = CallableModule

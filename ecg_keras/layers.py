@@ -36,7 +36,6 @@ import keras
 import numpy as np
 from keras import ops
 
-import ecg_keras.layers  # noqa: F401
 from ecg_keras._checks import check_positive, check_signal_shape
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 

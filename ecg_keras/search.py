@@ -42,7 +42,7 @@ import time
 
 import numpy as np
 
-from ecg_keras._checks import check_option, check_positive, require
+from ecg_keras._checks import CallableModule, check_option, check_positive, require
 from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.pages import bullets, decimal, escape, facts, figure, page, table
 from ecg_keras.plots import png
@@ -1290,3 +1290,6 @@ def _short(value):
     """A value's name that fits under a tick."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 9 else text[:8] + "…"
+
+
+sys.modules[__name__].__class__ = CallableModule

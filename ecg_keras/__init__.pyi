@@ -1,0 +1,23 @@
+"""The public names, for editors and for the lazy import."""
+
+from .compare import compare as compare
+from .dataset import ECGDataset as ECGDataset
+from .explain import explain as explain
+from .grids import ScalogramGrid as ScalogramGrid
+from .grids import SpectrogramGrid as SpectrogramGrid
+from .grids import SpectrumGrid as SpectrumGrid
+from .inspection import inspect as inspect
+from .layers import model_card as model_card
+from .mitbih_csv import load_mitbih_csv as load_mitbih_csv
+from .mitbih_records import load_beats as load_beats
+from .mitbih_records import load_mitbih_records as load_mitbih_records
+from .models import build_model as build_model
+from .ptbxl import load_ptbxl as load_ptbxl
+from .ptbxl import load_ptbxl_part as load_ptbxl_part
+from .search import search as search
+from .spectrograms import to_scalograms as to_scalograms
+from .spectrograms import to_spectra as to_spectra
+from .spectrograms import to_spectrograms as to_spectrograms
+from .training import fit_and_report as fit_and_report
+
+__version__: str
