@@ -23,7 +23,9 @@ import numpy as np
 
 from ecg_keras.waves import find_r_peaks, find_waves
 
-_INK, _ACCENT, _PALE = "#1b2a3a", "#b3261e", "#9db4c8"
+INK, ACCENT, PALE = "#1b2a3a", "#b3261e", "#9db4c8"  # lines, what to look at, filled shapes
+FOR, AGAINST = ACCENT, "#1f6f94"  # what speaks for a class, what speaks against it
+QUIET, GRID = "#9aa7b2", "#dde4ea"  # lines to compare with, grid lines
 _LINES = [  # colour and dash; the colours also differ in lightness
     ("#10243b", "-"),
     ("#b3261e", "--"),
@@ -39,9 +41,9 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#5b6b7a",
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 
 
@@ -58,6 +60,26 @@ def png(drawn, *, dpi=130):
         buffer, format="png", dpi=dpi, metadata={"Software": None}
     )
     return buffer.getvalue()
+
+
+def axes(ax=None, *, width=5.4, height=2.4):
+    """The axes given, or those of a new figure (sizes in inches) in the style of this module."""
+    return panels(1, 1, width=width, height=height)[0, 0] if ax is None else ax
+
+
+def panels(rows, columns, *, width, height, **options):
+    """Axes (rows, columns) of a new figure in the style of this module; `options` as `Figure.subplots` takes them."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def grid_lines(ax, axis="both"):
+    """Light grid lines along one axis or both."""
+    ax.grid(True, axis=axis, color=GRID, linewidth=0.7)
 
 
 def plot_class_distribution(counts, *, after=None, label_after="after balancing", ax=None):
@@ -79,8 +101,8 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
     matplotlib Axes
     """
     names, n = list(counts), len(counts)
-    ax = _axes(ax, height=1.1 + (0.62 if after else 0.4) * n)
-    shown = [(counts, "in the data", _PALE, None)] + (
+    ax = axes(ax, height=1.1 + (0.62 if after else 0.4) * n)
+    shown = [(counts, "in the data", PALE, None)] + (
         [(after, label_after, "white", "////")] if after else []
     )
     height = 0.8 / len(shown)
@@ -94,7 +116,7 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
             label=label,
             color=colour,
             hatch=hatch,
-            edgecolor=_INK,
+            edgecolor=INK,
             linewidth=0.8,
         )
         total = max(sum(widths), 1)
@@ -141,20 +163,20 @@ def plot_signal(signal, *, fs, unit="mV", leads=("ECG",), title=None, ax=None):
     signal = np.asarray(signal)
     signal = signal[:, None] if signal.ndim == 1 else signal
     n_samples, n_leads = signal.shape
-    ax = _axes(ax, height=2.4 if n_leads == 1 else 1.1 + 0.36 * n_leads)
+    ax = axes(ax, height=2.4 if n_leads == 1 else 1.1 + 0.36 * n_leads)
     times_s = np.arange(n_samples) / fs
     if n_leads == 1:
-        ax.plot(times_s, signal[:, 0], color=_INK, linewidth=1.4)
+        ax.plot(times_s, signal[:, 0], color=INK, linewidth=1.4)
         ax.set_ylabel(unit)
     else:
         step = float(np.median(np.ptp(signal, axis=0))) or 1.0
         offsets = -step * np.arange(n_leads)
-        ax.plot(times_s, signal - np.median(signal, axis=0) + offsets, color=_INK, linewidth=1.0)
+        ax.plot(times_s, signal - np.median(signal, axis=0) + offsets, color=INK, linewidth=1.0)
         ax.set_yticks(offsets, leads, fontsize=9)
         ax.set_ylabel(f"lead, {step:.3g} {unit} apart")
     ax.set_xlim(0, times_s[-1] if n_samples > 1 else 1)
     ax.set_xlabel("time (s)")
-    ax.grid(True, axis="x", color="#dde4ea", linewidth=0.7)
+    grid_lines(ax, "x")
     _title(ax, title)
     return ax
 
@@ -182,7 +204,7 @@ def plot_image(image, *, grid, n_samples=None, channel=0, title=None, ax=None):
     matplotlib Axes
     """
     image = np.asarray(image)
-    ax = _axes(ax, height=2.4)
+    ax = axes(ax, height=2.4)
     freqs_hz, times_s = np.asarray(grid.freqs_hz), _times_s(grid, image.shape[1], n_samples)
     if getattr(grid, "rgb", False):
         ax.imshow(
@@ -237,7 +259,7 @@ def plot_spectrum(spectrum, *, grid, n_samples, leads=("ECG",), title=None, ax=N
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, height=2.2)
+    ax = axes(ax, height=2.2)
     freqs_hz = grid.freqs_hz(n_samples)
     for i, values in enumerate(np.asarray(spectrum).T):
         colour, dash = _LINES[i % len(_LINES)]
@@ -277,7 +299,7 @@ def plot_history(history, names, *, label, best_epoch=None, ax=None):
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, height=2.9)
+    ax = axes(ax, height=2.9)
     epochs = [row.get("epoch", i + 1) for i, row in enumerate(history)]
     for name, (colour, dash), marker in zip(names, _LINES, "os^D"):
         values = [np.nan if row.get(name) is None else float(row[name]) for row in history]
@@ -303,7 +325,7 @@ def plot_history(history, names, *, label, best_epoch=None, ax=None):
     ax.set_xlabel("epoch")
     ax.set_ylabel(label)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.grid(True, color="#dde4ea", linewidth=0.7)
+    grid_lines(ax)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False)
     return ax
@@ -329,7 +351,7 @@ def plot_confusion(confusion, classes, *, title=None, ax=None):
     """
     confusion, n = np.asarray(confusion), len(classes)
     side = max(2.2, 0.85 * n) if n <= 12 else 0.5 * n
-    ax = _axes(ax, height=side + 0.6, width=side + 1.2)
+    ax = axes(ax, height=side + 0.6, width=side + 1.2)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     ax.imshow(share, cmap="Greys", vmin=0, vmax=1)
     for i, j in np.ndindex(confusion.shape):
@@ -341,7 +363,7 @@ def plot_confusion(confusion, classes, *, title=None, ax=None):
             ha="center",
             va="center",
             fontsize=9,
-            color="white" if share[i, j] > 0.55 else _INK,
+            color="white" if share[i, j] > 0.55 else INK,
         )
     ax.set_xticks(range(n), classes, rotation=0 if max(map(len, classes)) < 6 else 45)
     ax.set_yticks(range(n), classes)
@@ -372,7 +394,7 @@ def plot_roc(y, probabilities, classes, *, ax=None):
     """
     from sklearn.metrics import auc, roc_curve
 
-    ax = _axes(ax, height=3.9, width=4.6)
+    ax = axes(ax, height=3.9, width=4.6)
     for i, (name, truth, scores) in enumerate(_one_against_all(y, probabilities, classes)):
         false_rate, true_rate, _ = roc_curve(truth, scores)
         colour, dash = _LINES[i % len(_LINES)]
@@ -383,7 +405,7 @@ def plot_roc(y, probabilities, classes, *, ax=None):
             linestyle=dash,
             label=f"{name}  {auc(false_rate, true_rate):.3f}",
         )
-    ax.plot([0, 1], [0, 1], color="#9aa7b2", linewidth=1)
+    ax.plot([0, 1], [0, 1], color=QUIET, linewidth=1)
     ax.set_xlabel("false positive rate (1 - specificity)")
     ax.set_ylabel("sensitivity")
     _unit_square(ax, legend_title="class, area", legend=len(classes) <= 12)
@@ -394,7 +416,7 @@ def plot_precision_recall(y, probabilities, classes, *, ax=None):
     """Precision over recall of each class against all others, with average precision; arguments as `plot_roc`."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    ax = _axes(ax, height=3.9, width=4.6)
+    ax = axes(ax, height=3.9, width=4.6)
     for i, (name, truth, scores) in enumerate(_one_against_all(y, probabilities, classes)):
         precision, recall, _ = precision_recall_curve(truth, scores)
         colour, dash = _LINES[i % len(_LINES)]
@@ -435,17 +457,17 @@ def plot_calibration(y, probabilities, *, ece=None, ax=None):
     bins = np.minimum((confidence * 15).astype(int), 14)
     rows = np.bincount(bins, minlength=15)
     used = rows > 0
-    ax = _axes(ax, height=3.9, width=4.6)
-    ax.plot([0, 1], [0, 1], color="#9aa7b2", linewidth=1, label="perfectly calibrated")
+    ax = axes(ax, height=3.9, width=4.6)
+    ax.plot([0, 1], [0, 1], color=QUIET, linewidth=1, label="perfectly calibrated")
     at = np.bincount(bins, weights=confidence, minlength=15)[used] / rows[used]
     share = np.bincount(bins, weights=right, minlength=15)[used] / rows[used]
-    ax.plot(at, share, color=_INK, linewidth=1.2)
+    ax.plot(at, share, color=INK, linewidth=1.2)
     ax.scatter(
         at,
         share,
         s=20 + 160 * rows[used] / rows.max(),
-        color=_PALE,
-        edgecolor=_INK,
+        color=PALE,
+        edgecolor=INK,
         zorder=3,
         label="bin of rows",
     )
@@ -473,18 +495,18 @@ def plot_intervals(rows, *, label, ax=None):
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, height=1.0 + 0.34 * len(rows))
+    ax = axes(ax, height=1.0 + 0.34 * len(rows))
     for i, (_, value, pair) in enumerate(rows):
         if pair is not None:
-            ax.plot(pair, [i, i], color=_INK, linewidth=1.6, solid_capstyle="butt")
-            ax.plot(pair, [i, i], "|", color=_INK, markersize=8)
+            ax.plot(pair, [i, i], color=INK, linewidth=1.6, solid_capstyle="butt")
+            ax.plot(pair, [i, i], "|", color=INK, markersize=8)
         if value is not None:
-            ax.plot(value, i, "o", color=_INK, markersize=6)
+            ax.plot(value, i, "o", color=INK, markersize=6)
     ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(f"{label}, 95 % interval")
     ax.locator_params(axis="x", nbins=5)
-    ax.grid(True, axis="x", color="#dde4ea", linewidth=0.7)
+    grid_lines(ax, "x")
     return ax
 
 
@@ -506,7 +528,7 @@ def plot_runs(histories, name, *, label, ax=None):
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, height=3.4 + 0.25 * (len(histories) > 5) * math.ceil(len(histories) / 3))
+    ax = axes(ax, height=3.4 + 0.25 * (len(histories) > 5) * math.ceil(len(histories) / 3))
     for i, (run, history) in enumerate(histories.items()):
         colour, dash = _LINES[i % len(_LINES)]
         again = (
@@ -529,7 +551,7 @@ def plot_runs(histories, name, *, label, ax=None):
     ax.set_xlabel("epoch")
     ax.set_ylabel(label)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.grid(True, color="#dde4ea", linewidth=0.7)
+    grid_lines(ax)
     if len(histories) > 5:  # no room inside
         ax.legend(frameon=False, fontsize=8, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     else:
@@ -553,27 +575,16 @@ def plot_cost(rows, *, label, ax=None):
     -------
     matplotlib Axes
     """
-    ax = _axes(ax, height=4.2)
+    ax = axes(ax, height=4.2)
     most = max(n for *_, n in rows) or 1
     for _, seconds, value, n in rows:
-        ax.scatter(seconds, value, s=25 + 250 * n / most, color=_PALE, edgecolor=_INK, zorder=2.5)
+        ax.scatter(seconds, value, s=25 + 250 * n / most, color=PALE, edgecolor=INK, zorder=2.5)
     ax.margins(0.15)
     ax.set_xlabel("training time (s), area: parameters")
     ax.set_ylabel(label)
-    ax.grid(True, color="#dde4ea", linewidth=0.7)
+    grid_lines(ax)
     _name_points(ax, [row[:3] for row in rows])
     return ax
-
-
-def _axes(ax, *, width=5.4, height):
-    """The axes given, or those of a new figure outside pyplot, in this module's style (sizes in inches)."""
-    if ax is not None:
-        return ax
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        return Figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
 def _name_points(ax, points, *, size=9):
@@ -588,7 +599,7 @@ def _name_points(ax, points, *, size=9):
                 up = bottom - py + 1.2 * size
         taken.append((left, right, py + up))
         line = (
-            {"arrowstyle": "-", "color": _PALE, "linewidth": 0.8, "shrinkB": 4} if up > 6 else None
+            {"arrowstyle": "-", "color": PALE, "linewidth": 0.8, "shrinkB": 4} if up > 6 else None
         )
         ax.annotate(
             name, (x, y), (6, up), textcoords="offset points", fontsize=size, arrowprops=line
@@ -598,7 +609,7 @@ def _name_points(ax, points, *, size=9):
 def _title(ax, title):
     """Put a title at the left edge, where the eye starts."""
     if title:
-        ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+        ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK)
 
 
 def _times_s(grid, n_frames, n_samples):
@@ -622,12 +633,11 @@ def _unit_square(ax, *, legend_title=None, legend_loc="best", legend=True):
     """Limits 0..1 with room for lines at the edge, a light grid and a legend."""
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
-    ax.grid(True, color="#dde4ea", linewidth=0.7)
+    grid_lines(ax)
     if legend and ax.get_legend_handles_labels()[0]:
         ax.legend(title=legend_title, loc=legend_loc, alignment="left", fontsize=9.5)
 
 
-_INK, _FOR, _AGAINST, _BASE = "#1b2a3a", "#b3261e", "#1f6f94", "#9aa7b2"
 _MOST_LEADS = 4
 TITLES = {"gradcam": "Grad-CAM", "shap": "SHAP", "lime": "LIME"}
 
@@ -714,7 +724,7 @@ def plot_explanation(
                 fontsize=10,
             )
     if title:
-        fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+        fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     return fig
 
 
@@ -759,13 +769,13 @@ def plot_attribution(
     """
     from matplotlib.collections import LineCollection
 
-    ax = _wide_axes(ax)
+    ax = axes(ax)
     values = np.asarray(values, np.float64)
     times_ms = 1000 * (start_s + np.arange(len(values)) / fs)
     if signal is None:
         total = values.sum(axis=1)
-        ax.fill_between(times_ms, np.maximum(total, 0), color=_FOR, linewidth=0)
-        ax.fill_between(times_ms, np.minimum(total, 0), color=_AGAINST, hatch="////", linewidth=0)
+        ax.fill_between(times_ms, np.maximum(total, 0), color=FOR, linewidth=0)
+        ax.fill_between(times_ms, np.minimum(total, 0), color=AGAINST, hatch="////", linewidth=0)
         ax.set_ylabel("attribution")
         offsets, shown = [0.0], []
     else:
@@ -775,11 +785,11 @@ def plot_attribution(
         most = np.abs(values[:, shown]).max() or 1.0
         for offset, lead in zip(offsets, shown):
             y = signal[:, lead] + offset
-            ax.plot(times_ms, y, color=_BASE, linewidth=1.0, zorder=1)
+            ax.plot(times_ms, y, color=QUIET, linewidth=1.0, zorder=1)
             points = np.column_stack([times_ms, y])
             strength = np.abs(values[:-1, lead] + values[1:, lead]) / 2 / most
             sign = values[:-1, lead] + values[1:, lead] > 0
-            for side, colour in ((sign, _FOR), (~sign, _AGAINST)):
+            for side, colour in ((sign, FOR), (~sign, AGAINST)):
                 if not side.any():
                     continue
                 pieces = np.stack([points[:-1], points[1:]], axis=1)[side]
@@ -811,7 +821,7 @@ def _mark(ax, waves, times_ms):
     top = ax.get_ylim()[1]
     shown = [wave for wave in waves if wave["R"] < len(times_ms)]
     for wave in shown:
-        ax.axvline(times_ms[wave["R"]], color=_INK, linestyle=":", linewidth=0.8, zorder=0)
+        ax.axvline(times_ms[wave["R"]], color=INK, linestyle=":", linewidth=0.8, zorder=0)
         for name, at in wave.items():
             if len(shown) <= 4 or name == "R":
                 first = at < 0.012 * len(times_ms)
@@ -822,7 +832,7 @@ def _mark(ax, waves, times_ms):
                     ha="left" if first else "center",
                     va="top",
                     fontsize=8.5,
-                    color=_INK,
+                    color=INK,
                 )
 
 
@@ -846,16 +856,16 @@ def plot_image_attribution(values, *, image, freqs_hz, times_s=None, ax=None):
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    ax = _wide_axes(ax)
+    ax = axes(ax)
     values = np.asarray(values, np.float64)
     if times_s is None:
         values = values.sum(axis=1) if values.ndim == 2 else values
-        ax.plot(freqs_hz, image[:, 0], color=_INK, linewidth=1.0)
+        ax.plot(freqs_hz, image[:, 0], color=INK, linewidth=1.0)
         scale = image.max() / (np.abs(values).max() or 1.0)
         look = {"alpha": 0.5, "linewidth": 0}
-        ax.fill_between(freqs_hz, np.maximum(values, 0) * scale, color=_FOR, **look)
+        ax.fill_between(freqs_hz, np.maximum(values, 0) * scale, color=FOR, **look)
         ax.fill_between(
-            freqs_hz, np.maximum(-values, 0) * scale, color=_AGAINST, hatch="////", **look
+            freqs_hz, np.maximum(-values, 0) * scale, color=AGAINST, hatch="////", **look
         )
         ax.set_xlabel("frequency (Hz)")
         ax.set_ylabel("log magnitude")
@@ -865,7 +875,7 @@ def plot_image_attribution(values, *, image, freqs_hz, times_s=None, ax=None):
         1000 * times_s, freqs_hz, shade, shading="nearest", cmap="Greys", vmin=0, vmax=1.4
     )
     most = np.abs(values).max() or 1.0
-    for sign, colour in ((1, _FOR), (-1, _AGAINST)):
+    for sign, colour in ((1, FOR), (-1, AGAINST)):
         clear = LinearSegmentedColormap.from_list("", [colour + "00", colour + "d0"])
         strength = np.maximum(sign * values, 0) / most
         if strength.max() > 0.05:
@@ -971,10 +981,10 @@ def plot_averages(averages, *, fs, unit, before, qrs_s=None):
             plot_attribution(
                 shown, signal=mean[seen][:, None], fs=fs, unit=unit, start_s=start_s, ax=ax
             )
-            ax.axvline(0, color=_INK, linestyle=":", linewidth=0.8, zorder=0)
+            ax.axvline(0, color=INK, linestyle=":", linewidth=0.8, zorder=0)
             bottom, top = min(low.min(), mean[seen].min()), max(high.max(), mean[seen].max())
             room = 0.25 * (top - bottom)
-            for sign, colour, hatch in ((1, _FOR, None), (-1, _AGAINST, "////")):
+            for sign, colour, hatch in ((1, FOR, None), (-1, AGAINST, "////")):
                 strip = (
                     bottom
                     - 1.2 * room
@@ -1028,7 +1038,7 @@ def plot_removal(result, methods):
 
     fig = Figure(figsize=(7.6, 3.0), layout="constrained")
     looks = zip(methods, [("#10243b", "-"), ("#b3261e", "--"), ("#2e7d9a", "-."), ("#d08a17", ":")])
-    looks = [("random", ("#9aa7b2", "-")), *looks]
+    looks = [("random", (QUIET, "-")), *looks]
     for ax, kind, label in zip(
         fig.subplots(1, 2), ("deletion", "insertion"), ("removed", "put in")
     ):
@@ -1045,16 +1055,6 @@ def plot_removal(result, methods):
         ax.set_title(kind, loc="left", fontsize=10)
         ax.set_ylim(-0.02, 1.02)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(True, color="#dde4ea", linewidth=0.7)
+        grid_lines(ax)
     ax.legend(fontsize=9, frameon=False)
     return fig
-
-
-def _wide_axes(ax):
-    """The axes given, or those of a new figure outside pyplot."""
-    if ax is None:
-        from matplotlib.figure import Figure
-
-        ax = Figure(figsize=(5.4, 2.4), layout="constrained").add_subplot()
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
