@@ -17,14 +17,13 @@ marked as synthetic: figures reached on it say nothing about patients.
 """
 
 import pathlib
-from dataclasses import dataclass
 
 import numpy as np
 
 from ecg_keras._checks import check_positive, require
 from ecg_keras.storage import atomic_path, cache_folder, write_text
+from ecg_keras.wfdb_records import AAMI_CLASSES, Recording
 
-CLASSES = ("N", "S", "V", "F", "Q")
 MARKER = "SYNTHETIC.txt"  # beside CSVs that are synthetic
 _SYMBOLS = np.array(["N", "A", "V", "F", "/"])  # MIT-BIH annotation of each class
 _SHARES = {"N": 0.80, "S": 0.04, "V": 0.08, "F": 0.02, "Q": 0.06}  # of the CSV rows
@@ -32,16 +31,6 @@ _FS_CSV, _SAMPLES, _WINDOW_S = 125, 187, 10.0  # of the Kaggle files
 _N_PATIENTS = 24
 _PACED_EVERY = 8  # one patient in so many has a pacemaker
 _VERSION = 1  # raise when the same seed makes other beats: cached demo files are then made again
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One synthetic patient's ECG and its beats."""
-
-    signal: np.ndarray  # (n_samples, 2), mV, leads MLII and V1
-    fs: float  # Hz
-    peaks: np.ndarray  # sample of each R peak
-    kinds: np.ndarray  # class number of each beat
 
 
 def load_demo(*, n_beats=5000, balance=None, standardize=False, val_fraction=0.1, seed=0):
@@ -218,7 +207,7 @@ def write_demo_records(directory, *, n_patients=12, duration_s=300.0, seed=0):
             name,
             "atr",
             recording.peaks,
-            symbol=list(_SYMBOLS[recording.kinds]),
+            symbol=list(recording.symbols),
             write_dir=str(directory),
         )
     write_text(directory / "RECORDS", "".join(f"{name}\n" for name in names))
@@ -241,8 +230,8 @@ def simulate_patient(patient, *, duration_s=60.0, fs=360.0, seed=0):
 
     Returns
     -------
-    recording : Recording
-        Signal ``(round(duration_s * fs), 2)`` in mV, R peaks and kinds.
+    recording : wfdb_records.Recording
+        Signal ``(round(duration_s * fs), 2)`` in mV, leads MLII and V1; beats of the symbols N A V F /.
 
     Raises
     ------
@@ -252,8 +241,8 @@ def simulate_patient(patient, *, duration_s=60.0, fs=360.0, seed=0):
     Examples
     --------
     >>> recording = simulate_patient(0, duration_s=30, fs=125)
-    >>> recording.signal.shape
-    (3750, 2)
+    >>> recording.signal.shape, recording.leads
+    ((3750, 2), ('MLII', 'V1'))
     """
     check_positive("duration_s", duration_s)
     check_positive("fs", fs)
@@ -267,14 +256,23 @@ def simulate_patient(patient, *, duration_s=60.0, fs=360.0, seed=0):
     signal += _noise(n_samples, fs, rng)
     peaks = np.round(times_s * fs).astype(np.int64)
     inside = (peaks >= 0) & (peaks < n_samples)
-    return Recording(signal, float(fs), peaks[inside], kinds[inside])
+    return Recording(
+        f"demo{patient:03d}",
+        signal,
+        float(fs),
+        ("MLII", "V1"),
+        "mV",
+        peaks[inside],
+        _SYMBOLS[kinds[inside]],
+        synthetic=True,
+    )
 
 
 def _rhythm(duration_s, mean_rr_s, paced, rng):
     """Times of the R peaks (n_beats,), in s, and the kind of each beat (n_beats,)."""
     n = int(1.6 * duration_s / mean_rr_s) + 4  # more than fit; cut below
     if paced:
-        kinds = np.full(n, CLASSES.index("Q"))
+        kinds = np.full(n, AAMI_CLASSES.index("Q"))
         rr = mean_rr_s * (1 + 0.004 * rng.standard_normal(n))
     else:
         rates = np.array(
@@ -424,12 +422,12 @@ def _cut(recording):
         rows = np.zeros((whole.sum(), _SAMPLES))
         rows[:, :length] = window[peaks[whole, None] + np.arange(length)]
         beats.append(rows)
-        labels.append(recording.kinds[inside][whole])
+        labels.append([AAMI_CLASSES.index(name) for name in recording.aami[inside][whole]])
     return np.concatenate(beats), np.concatenate(labels)
 
 
 def _class_counts(n_beats):
     """Beats of each class, by `_SHARES`, at least 4 of each; N takes the rest."""
-    counts = [max(4, round(_SHARES[name] * n_beats)) for name in CLASSES]
+    counts = [max(4, round(_SHARES[name] * n_beats)) for name in AAMI_CLASSES]
     counts[0] = n_beats - sum(counts[1:])
     return counts

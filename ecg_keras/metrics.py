@@ -30,6 +30,8 @@ without rows has NaN, and averages leave NaN out.
 
 import numpy as np
 
+from ecg_keras.wfdb_records import AAMI_CLASSES
+
 _BINS = 15  # of the calibration error, as in Guo et al. 2017
 
 
@@ -142,7 +144,7 @@ def evaluate(
     }
     result["ci95_by"] = "rows" if units is None else "patients"
     result["ci95_draws"] = {name: len(draws.get(name, ())) for name in result["ci95"]}
-    if not multi and set("NSV") <= set(classes) <= set(CLASSES):
+    if not multi and set("NSV") <= set(classes) <= set(AAMI_CLASSES):
         records = None if records is None else _ids("records", records, len(y))
         result["aami"] = aami_block(
             y, predicted.argmax(axis=1), classes, records=records, draws=draws
@@ -447,9 +449,6 @@ def _binned_gap(confidence, right):
 def _mean(values):
     """Mean of the finite values as float, or None."""
     return number(nan_mean(np.asarray(values), axis=0))
-
-
-CLASSES = ("N", "S", "V", "F", "Q")
 
 
 def aami_block(y, predicted, classes, *, records=None, draws=None):

@@ -38,9 +38,13 @@ from ecg_keras.storage import (
     write_cache,
     write_text,
 )
-from ecg_keras.wfdb_records import aami_classes, list_records, read_recording
+from ecg_keras.wfdb_records import (
+    AAMI_CLASSES,
+    ONE_PATIENT,
+    list_records,
+    read_recording,
+)
 
-CLASSES = ("N", "S", "V", "F", "Q")
 FS = 125.0  # Hz
 N_SAMPLES = 187
 
@@ -142,7 +146,7 @@ def load_mitbih_csv(
         name: ECGDataset(
             arrays[f"x_{name}"],
             arrays[f"y_{name}"],
-            classes=CLASSES,
+            classes=AAMI_CLASSES,
             fs=FS,
             leads=("MLII",),
             unit="0..1",
@@ -354,16 +358,16 @@ def read_beats_csv(file):
         raise ValueError(_first_fault(file) or f"{file.path}: holds values that are not finite.")
     labels = values[:, -1]
     whole = labels.astype(np.int64)
-    wrong = (whole != labels) | (whole < 0) | (whole >= len(CLASSES))
+    wrong = (whole != labels) | (whole < 0) | (whole >= len(AAMI_CLASSES))
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(
             f"{file.name}: row {row + 1}, column {N_SAMPLES + 1}: the label must be a whole number 0 to 4 "
-            f"({', '.join(CLASSES)}), got {labels[row]:g}."
+            f"({', '.join(AAMI_CLASSES)}), got {labels[row]:g}."
         )
     if len(np.unique(whole)) < 2:
         raise ValueError(
-            f"{file.name}: all {len(whole)} beats are of class {CLASSES[whole[0]]}; a classifier needs at least two "
+            f"{file.name}: all {len(whole)} beats are of class {AAMI_CLASSES[whole[0]]}; a classifier needs at least two "
             f"classes. The file is not whole or was filtered; {_GET_THEM}."
         )
     return np.ascontiguousarray(values[:, :-1]), whole
@@ -484,8 +488,6 @@ def _read_rows(folder, lengths):
 
 
 _FS, _SAMPLES, _WINDOW_S = 125.0, 187, 10.0
-_CLASSES = "NSVFQ"
-_ONE_PATIENT = ("201", "202")
 
 
 def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise", seed=0):
@@ -548,8 +550,8 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
         synthetic, late = synthetic | recording.synthetic, late + recording.late
         cut, kept = _cut(recording)
         rows.append(cut)
-        labels.append([_CLASSES.index(label) for label in aami_classes(recording.symbols[kept])])
-        patient = "+".join(_ONE_PATIENT) if name in _ONE_PATIENT else name
+        labels.append([AAMI_CLASSES.index(label) for label in recording.aami[kept]])
+        patient = ONE_PATIENT.get(name, name)
         origin += [
             (name, patient, sample, symbol)
             for sample, symbol in zip(recording.peaks[kept], recording.symbols[kept])
@@ -571,7 +573,7 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
                 record, patient, sample, symbol = origin[i]
                 file.write(f'{part},{row},{record},{patient},{sample},"{symbol}"\n')
     counts = ", ".join(
-        f"{name} {count:,}" for name, count in zip(_CLASSES, np.bincount(labels, minlength=5))
+        f"{name} {count:,}" for name, count in zip(AAMI_CLASSES, np.bincount(labels, minlength=5))
     )
     line = f"{len(rows):,} rows of {len(names) - len(skipped)} records: {counts}; in {out_dir}, {time.perf_counter() - start:.0f} s"
     if late:

@@ -38,7 +38,13 @@ from ecg_keras.signals import (
     resample,
     rr_features,
 )
-from ecg_keras.wfdb_records import aami_classes, list_records, read_recording
+from ecg_keras.wfdb_records import (
+    AAMI_CLASSES,
+    ONE_PATIENT,
+    aami_classes,
+    list_records,
+    read_recording,
+)
 
 DS1 = tuple(
     "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()
@@ -385,15 +391,7 @@ def _name(split, fold, n_folds):
     }[split]
 
 
-CLASSES = {
-    "aami5": ("N", "S", "V", "F", "Q"),
-    "aami4": ("N", "S", "V", "F"),
-    "aami3": ("N", "S", "V"),
-}
-ONE_PATIENT = {
-    "201": "201+202",
-    "202": "201+202",
-}  # two recordings of one man in the MIT-BIH database
+CLASSES = {"aami5": AAMI_CLASSES, "aami4": AAMI_CLASSES[:4], "aami3": AAMI_CLASSES[:3]}
 
 _LARGEST = 20.0  # typical QRS heights; more is an artefact
 

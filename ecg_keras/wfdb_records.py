@@ -17,14 +17,11 @@ import numpy as np
 
 from ecg_keras._checks import check_option, require
 
-AAMI = {
-    "N": "NLRej",
-    "S": "AaJS",
-    "V": "VE",
-    "F": "F",
-    "Q": "/fQ",
-}  # ANSI/AAMI EC57 class to PhysioNet symbols
+# ANSI/AAMI EC57 class to the PhysioNet symbols of its beats
+AAMI = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}
+AAMI_CLASSES = tuple(AAMI)
 BEAT_SYMBOLS = "".join(AAMI.values())
+ONE_PATIENT = {"201": "201+202", "202": "201+202"}  # the one man with two recordings in MIT-BIH
 
 _BYTES = {
     "8": 1,
@@ -48,11 +45,16 @@ class Recording:
     fs: float  # Hz
     leads: tuple
     unit: str
-    peaks: np.ndarray  # int64 (n_beats,), rising
-    symbols: np.ndarray  # one character each
-    flutter: tuple = ()  # (first, last) sample of each stretch of ventricular flutter, whose waves are no beats
+    peaks: np.ndarray  # R peaks: int64 (n_beats,), rising
+    symbols: np.ndarray  # PhysioNet's symbol of each beat, one character
+    flutter: tuple = ()  # (first, last) sample of each stretch of ventricular flutter: no beats there
     synthetic: bool = False
     late: int = 0  # annotations at or after the end, which were left out
+
+    @property
+    def aami(self):
+        """AAMI class of each beat, one character, shape (n_beats,)."""
+        return aami_classes(self.symbols)
 
 
 def list_records(directory):

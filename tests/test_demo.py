@@ -6,6 +6,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from ecg_keras import demo
+from ecg_keras.wfdb_records import AAMI_CLASSES
 
 pytestmark = pytest.mark.numeric
 
@@ -30,10 +31,10 @@ def test_closed_form_agrees_with_the_integrated_equation():
 def test_ventricular_beats_are_early_with_a_full_pause():
     recording = demo.simulate_patient(2, duration_s=600, fs=360)
     rr = np.diff(recording.peaks) / 360
-    kinds = recording.kinds[1:-1]
+    kinds = recording.aami[1:-1]
     before, after = rr[:-1], rr[1:]
-    usual = np.median(before[kinds == 0])
-    early = kinds == demo.CLASSES.index("V")
+    usual = np.median(before[kinds == "N"])
+    early = kinds == "V"
     assert early.sum() > 10
     assert before[early].max() < 0.95 * usual
     assert abs((before + after)[early].mean() / usual - 2) < 0.06  # two usual intervals
@@ -43,17 +44,17 @@ def test_ventricular_complex_is_wider_than_normal():
     recording = demo.simulate_patient(2, duration_s=600, fs=360)
     around = np.arange(-45, 46)  # 125 ms on either side
     halves = {}
-    for kind in (0, 2):
-        peaks = recording.peaks[recording.kinds == kind][1:-1]
+    for kind in "NV":
+        peaks = recording.peaks[recording.aami == kind][1:-1]
         beat = recording.signal[peaks[:, None] + around, 0].mean(axis=0)
         beat = np.abs(beat - np.median(beat))
         halves[kind] = np.mean(beat > 0.5 * beat.max())
-    assert halves[2] > 1.5 * halves[0]
+    assert halves["V"] > 1.5 * halves["N"]
 
 
 def test_paced_patients_have_only_spiked_beats():
     paced = demo.simulate_patient(7, duration_s=30)
-    assert set(paced.kinds) == {demo.CLASSES.index("Q")}
+    assert set(paced.aami) == {"Q"}
     spike = np.abs(np.diff(paced.signal[:, 0])).max()
     others = [
         np.abs(np.diff(demo.simulate_patient(p, duration_s=30).signal[:, 0])).max()
@@ -121,7 +122,7 @@ def test_classes_can_be_told_apart_but_not_all(tmp_path):
 def test_demo_set_loads_and_says_it_is_synthetic():
     train, val, test = demo.load_demo(n_beats=400)
     assert all(part.synthetic for part in (train, val, test))
-    assert train.classes == demo.CLASSES
+    assert train.classes == AAMI_CLASSES
     assert (len(train) + len(val), len(test)) == (320, 80)
     assert (
         demo.load_demo(n_beats=400, balance="smote")[0].class_counts()["F"]
@@ -144,6 +145,7 @@ def test_records_read_back_as_they_were_made(tmp_path):
             read.signal, made.signal, atol=0.0026
         )  # mV, half a step of the converter
         np.testing.assert_array_equal(read.peaks, made.peaks)
+        np.testing.assert_array_equal(read.symbols, made.symbols)
         symbols |= set(read.symbols)
     assert {"N", "V", "/"} <= symbols <= set("NAVF/")
 
