@@ -203,28 +203,26 @@ def _test_part(options, card):
 
 def _preset(options):
     """Ready settings, a dict of "load", "model" and "fit": those named, else those of this model on this source."""
-    from ecg_keras.presets import PRESETS
+    from ecg_keras.presets import PRESETS, find_preset
 
-    known = PRESETS.get(options.source, {})
     if options.preset == "none":
         return {}
+    source = {"mitdb": "mitbih_records"}.get(options.source, options.source.replace("-", "_"))
     given = {_assignment(text)[0] for text in options.set}
     if options.preset is not None:
-        from ecg_keras._checks import check_option
-
-        preset = known[check_option("preset", options.preset, (*known, "none"))]
+        preset = find_preset(source, options.preset.replace("-", "_"))
         for key in preset.get("needs", ()):
             if key not in given:
                 raise ValueError(
-                    f"--preset {options.preset} goes on from models that are trained already; give them with --set {key}=..."
+                    f"--preset {options.preset} goes on from models that are trained already; "
+                    f"give them with --set {key}=..."
                 )
         return preset
-    for name, preset in known.items():
-        own = name.removeprefix("ptbxl-").removeprefix("heartbeat-").replace("-", "_")
-        if own == options.model and given.issuperset(preset.get("needs", ())):
-            print(f"with the settings of --preset {name} (--preset none for the plain defaults)")
-            return preset
-    return {}
+    preset = PRESETS.get(source, {}).get(options.model)
+    if preset is None or not given.issuperset(preset.get("needs", ())):
+        return {}
+    print(f"with the settings of --preset {options.model} (--preset none for the plain defaults)")
+    return preset
 
 
 def _assignment(text):
@@ -309,7 +307,7 @@ def _parser():
     part.add_argument("--model", help="a model family (default cnn2d, or the preset's)")
     part.add_argument(
         "--preset",
-        help="ready settings, as in signal-to-image for mitdb; by default the model's own; or none",
+        help="ready settings, as in signal_to_image for mitdb; by default the model's own; or none",
     )
     part.add_argument(
         "--out", required=True, metavar="DIR", help="folder for the report and the model"

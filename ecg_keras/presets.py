@@ -1,17 +1,24 @@
-"""Settings that the figures of README.md and outputs/ were made with, by name, per data source.
+"""Settings that the published figures were made with, by data source and name.
 
 Conventions
 -----------
-A preset is a dict of keywords: "load" of the loader, "model" of `build_model` (name included), "fit" of `fit_and_report`.
-Options of `build_model` that only the caller has, as models trained before, are named under "needs".
-``ecg-keras train --preset NAME`` uses one, and so does ``--model NAME`` where the source has one of that model and
-nothing it needs is missing.
+A preset is a dict of keywords: "load" for the loader, "model" for `build_model` (with its name) and
+"fit" for `fit_and_report`; what is absent has its default. "needs" names options of the model that
+only the caller has, such as models trained before. A preset has the name of its model family, with
+a variant where there are two: ``PRESETS["mitbih_csv"]["resnet1d_fast"]``.
+
+``ecg-keras train --preset NAME`` uses a preset. So does ``--model NAME`` where the source has one
+of this name and nothing that it needs is missing.
 """
+
+import warnings
+
+from ecg_keras._checks import check_option
 
 _BEAT_FIT = {"batch_size": 256, "learning_rate": 4e-3}
 _BEATS = {
-    "heartbeat-cnn1d": {"model": {"name": "cnn1d"}, "fit": {**_BEAT_FIT, "epochs": 12}},
-    "heartbeat-resnet1d": {  # found by a search of an hour
+    "cnn1d": {"model": {"name": "cnn1d"}, "fit": {**_BEAT_FIT, "epochs": 12}},
+    "resnet1d": {  # found by a search of an hour
         "model": {
             "name": "resnet1d",
             "filters": (64, 128, 96, 96),
@@ -29,7 +36,7 @@ _BEATS = {
             "label_smoothing": 0.08,
         },
     },
-    "heartbeat-resnet1d-fast": {
+    "resnet1d_fast": {
         "model": {"name": "resnet1d", "stem_strides": 3, "filters": (32, 64, 96), "kernel_size": 5},
         "fit": {
             **_BEAT_FIT,
@@ -39,30 +46,30 @@ _BEATS = {
             "majority_share": 0.4,
         },
     },
-    "heartbeat-fft_transformer": {
+    "fft_transformer": {
         "model": {"name": "fft_transformer"},
         "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3},
     },
-    "heartbeat-minirocket": {
+    "minirocket": {
         "model": {"name": "minirocket"},
         "fit": {"epochs": 1, "learning_rate": 1e-5},
     },
-    "heartbeat-beat_forest": {
+    "beat_forest": {
         "model": {"name": "beat_forest", "trees": 20},
         "fit": {"epochs": 1, "learning_rate": 1e-6},
     },
-    "heartbeat-cnn2d": {"model": {"name": "cnn2d"}, "fit": {}},
-    "heartbeat-vgg2d": {"model": {"name": "vgg2d"}, "fit": {**_BEAT_FIT, "epochs": 8}},
-    "heartbeat-resnet2d": {"model": {"name": "resnet2d"}, "fit": {**_BEAT_FIT, "epochs": 8}},
-    "heartbeat-scalogram_cnn": {
+    "cnn2d": {"model": {"name": "cnn2d"}, "fit": {}},
+    "vgg2d": {"model": {"name": "vgg2d"}, "fit": {**_BEAT_FIT, "epochs": 8}},
+    "resnet2d": {"model": {"name": "resnet2d"}, "fit": {**_BEAT_FIT, "epochs": 8}},
+    "scalogram_cnn": {
         "model": {"name": "scalogram_cnn"},
         "fit": {**_BEAT_FIT, "epochs": 8},
     },
-    "heartbeat-multimodal": {
+    "multimodal": {
         "model": {"name": "multimodal"},
         "fit": {**_BEAT_FIT, "epochs": 12, "learning_rate": 1e-3},
     },
-    "heartbeat-hybrid": {
+    "hybrid": {
         "needs": ("trained",),
         "model": {
             "name": "hybrid",
@@ -86,7 +93,7 @@ _PTBXL_FIT = {
 _PTBXL_RESNET1D = {"stem_strides": 2, "filters": (32, 64, 128, 256), "dropout": 0.5}
 _PTBXL_TIME = {**_PTBXL_RESNET1D, "crop_s": _CROP_S}
 _PTBXL = {
-    "ptbxl-best": {
+    "hybrid_best": {
         "model": {
             "name": "hybrid",
             "branches": ("time", "minirocket", "forest"),
@@ -97,44 +104,44 @@ _PTBXL = {
         },
         "fit": {**_PTBXL_FIT, "epochs": 30},
     },
-    "ptbxl-cnn1d": {"model": {"name": "cnn1d", "crop_s": _CROP_S}, "fit": _PTBXL_FIT},
-    "ptbxl-resnet1d": {
+    "cnn1d": {"model": {"name": "cnn1d", "crop_s": _CROP_S}, "fit": _PTBXL_FIT},
+    "resnet1d": {
         "model": {"name": "resnet1d", **_PTBXL_TIME},
         "fit": {**_PTBXL_FIT, "epochs": 30},
     },
-    "ptbxl-fft_transformer": {
+    "fft_transformer": {
         "model": {"name": "fft_transformer", "crop_s": _CROP_S},
         "fit": {**_PTBXL_FIT, "learning_rate": 1e-3},
     },
-    "ptbxl-minirocket": {
+    "minirocket": {
         "model": {"name": "minirocket"},
         "fit": {"epochs": 1, "learning_rate": 1e-6},
     },
-    "ptbxl-beat_forest": {
+    "beat_forest": {
         "model": {"name": "beat_forest"},
         "fit": {"epochs": 1, "learning_rate": 1e-6},
     },
-    "ptbxl-cnn2d": {
+    "cnn2d": {
         "model": {"name": "cnn2d", "crop_s": _CROP_S, "dropout": 0.5},
         "fit": _PTBXL_FIT,
     },
-    "ptbxl-vgg2d": {
+    "vgg2d": {
         "model": {"name": "vgg2d", "crop_s": _CROP_S},
         "fit": {**_PTBXL_FIT, "epochs": 12},
     },
-    "ptbxl-resnet2d": {
+    "resnet2d": {
         "model": {"name": "resnet2d", "crop_s": _CROP_S, "dropout": 0.5},
         "fit": {**_PTBXL_FIT, "epochs": 12},
     },
-    "ptbxl-scalogram_cnn": {
+    "scalogram_cnn": {
         "model": {"name": "scalogram_cnn", "crop_s": _CROP_S, "dropout": 0.5},
         "fit": _PTBXL_FIT,
     },
-    "ptbxl-multimodal": {
+    "multimodal": {
         "model": {"name": "multimodal", "crop_s": _CROP_S},
         "fit": {**_PTBXL_FIT, "learning_rate": 1e-3},
     },
-    "ptbxl-hybrid": {
+    "hybrid": {
         "needs": ("trained",),
         "model": {
             "name": "hybrid",
@@ -162,7 +169,7 @@ _PTBXL = {
     },
 }
 _RECORDS = {
-    "signal-to-image": {
+    "signal_to_image": {
         "load": {
             "split": "patient",
             "classes": "aami3",
@@ -192,4 +199,47 @@ _RECORDS = {
         },
     },
 }
-PRESETS = {"mitbih-csv": _BEATS, "ptbxl": _PTBXL, "mitdb": _RECORDS}
+PRESETS = {"mitbih_csv": _BEATS, "ptbxl": _PTBXL, "mitbih_records": _RECORDS}
+# how names were spelled before 0.2.0, hyphens apart
+_OLD_NAMES = {"mitdb": "mitbih_records", "best": "hybrid_best"}
+_OLD_PREFIXES = {"mitbih_csv": "heartbeat_", "ptbxl": "ptbxl_"}
+
+
+def find_preset(source, name):
+    """The preset of a source with a name: a dict of "load", "model" and "fit" keywords.
+
+    Parameters
+    ----------
+    source : {"mitbih_csv", "ptbxl", "mitbih_records"}
+        A key of `PRESETS`.
+    name : str
+        A key of ``PRESETS[source]``. Spellings of before 0.2.0, such as "heartbeat-cnn2d" or
+        "ptbxl-best", work until 0.3.0, with a DeprecationWarning.
+
+    Raises
+    ------
+    ValueError
+        If the source has no presets, or none of this name.
+
+    Examples
+    --------
+    >>> find_preset("mitbih_csv", "cnn1d")["model"]
+    {'name': 'cnn1d'}
+    """
+    source = _key("source", source, PRESETS)
+    return PRESETS[source][_key("preset", name, PRESETS[source], _OLD_PREFIXES.get(source, ""))]
+
+
+def _key(what, name, options, old_prefix=""):
+    """The key of `options` that is meant by `name`, which may be an old spelling."""
+    if isinstance(name, str) and name not in options:
+        plain = name.replace("-", "_").removeprefix(old_prefix)
+        now = _OLD_NAMES.get(plain, plain)
+        if now in options:
+            warnings.warn(
+                f"{what}={name!r} is called {now!r} now; the old name ends with 0.3.0.",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+            return now
+    return check_option(what, name, options)

@@ -182,10 +182,11 @@ def test_a_variant_is_used_only_by_its_name():
     found = lambda source, model, preset: _preset(
         argparse.Namespace(source=source, model=model, preset=preset, set=[])
     )
-    known, fast = PRESETS["mitbih-csv"], "heartbeat-resnet1d-fast"
-    assert found("mitbih-csv", "resnet1d", None) is known["heartbeat-resnet1d"]
-    assert found("mitbih-csv", "resnet1d", fast) is known[fast]
-    assert found("ptbxl", "hybrid", None) == {}  # ptbxl-best is one of many hybrids
+    known = PRESETS["mitbih_csv"]
+    assert found("mitbih-csv", "resnet1d", None) is known["resnet1d"]
+    for name in ("resnet1d_fast", "resnet1d-fast"):
+        assert found("mitbih-csv", "resnet1d", name) is known["resnet1d_fast"]
+    assert found("ptbxl", "hybrid", None) == {}  # hybrid_best is one of many hybrids
 
 
 def test_settings_for_branches_trained_before_are_not_used_without_them(tmp_path, capsys):
@@ -198,9 +199,9 @@ def test_settings_for_branches_trained_before_are_not_used_without_them(tmp_path
         "--out",
         str(tmp_path / "out"),
     ]
-    assert main([*words, "--preset", "heartbeat-hybrid"]) == 2
+    assert main([*words, "--preset", "hybrid"]) == 2
     assert "trained already; give them with --set trained=" in capsys.readouterr().err
     assert main([*words, "--model", "hybrid"]) == 2  # no data in tmp_path
     assert "--preset" not in capsys.readouterr().out
     assert main([*words, "--model", "hybrid", "--set", "trained={'time': 'time.keras'}"]) == 2
-    assert "--preset heartbeat-hybrid" in capsys.readouterr().out
+    assert "--preset hybrid" in capsys.readouterr().out

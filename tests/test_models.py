@@ -1,16 +1,13 @@
 """Model families: shapes from the data, probabilities, saving, precision, refusals."""
 
-import inspect
-
 import keras
 import numpy as np
 import pytest
 from conftest import toy_dataset
 
-from ecg_keras import ECGDataset, fit_and_report
+from ecg_keras import ECGDataset
 from ecg_keras.layers import MiniRocket, Positions
 from ecg_keras.models import MODELS, build_model
-from ecg_keras.presets import PRESETS
 from ecg_keras.saved_models import check_fits, load_served, predict, save_served
 from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms
 
@@ -383,12 +380,3 @@ def test_branches_that_are_kept_join_only_outside_training(beats):
     np.testing.assert_allclose(
         inside, keras.ops.convert_to_numpy(soft(alone(beats.x, training=True))), atol=1e-5
     )
-
-
-def test_presets_name_options_that_exist():
-    for preset in (*PRESETS["mitbih-csv"].values(), *PRESETS["ptbxl"].values()):
-        options = dict(preset["model"])
-        family = MODELS[options.pop("name")]
-        options.pop("crop_s", None)
-        assert set(options) <= set(inspect.signature(family).parameters)
-        assert set(preset["fit"]) <= set(inspect.signature(fit_and_report).parameters)

@@ -130,7 +130,7 @@ def test_trained_on_some_records_and_measured_on_others_by_the_saved_file(tmp_pa
     from ecg_keras.saved_models import load_served, predict
 
     write_demo_records(tmp_path / "records", n_patients=6, duration_s=60)
-    settings = PRESETS["mitdb"]["rhythm"]["load"] | {"split": "patient", "val_records": None}
+    settings = PRESETS["mitbih_records"]["rhythm"]["load"] | {"split": "patient", "val_records": None}
     parts = load_mitbih_records(tmp_path / "records", **settings)
     model = rhythm(parts[0], filters=(), members=2)
     fit_and_report(model, *parts, out_dir=tmp_path / "out", epochs=1, progress=False)

@@ -1,7 +1,7 @@
 """Measure models on MIT-BIH patients they have not seen: 5-fold cross-validation inside DS1, whole patients.
 
     python tests/bench/ds1_cv.py rhythm DIR [--seeds 0,1] [--folds 0,1,2,3,4] [--set filters=()] ...
-    python tests/bench/ds1_cv.py signal-to-image DIR --most-per-class 60 --set epochs=4
+    python tests/bench/ds1_cv.py signal_to_image DIR --most-per-class 60 --set epochs=4
 
 The settings are those of the preset of that name; ``--set`` changes keywords of the model or of fitting. Every beat of every DS1
 patient is tested once per seed, by a model that has not seen the patient. DS2 is not touched. Writes
@@ -51,7 +51,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("preset", choices=PRESETS["mitdb"])
+    parser.add_argument("preset", choices=PRESETS["mitbih_records"])
     parser.add_argument("directory")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--folds", default="0,1,2,3,4")
@@ -72,7 +72,7 @@ def main():
     )
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE")
     options = parser.parse_args()
-    preset = PRESETS["mitdb"][options.preset]
+    preset = PRESETS["mitbih_records"][options.preset]
     changes = {
         key: _literal(value) for key, value in (given.split("=", 1) for given in options.set)
     }

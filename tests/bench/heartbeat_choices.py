@@ -1,14 +1,14 @@
 """Measure one setting for the Kaggle 'heartbeat' CSVs without their test file.
 
-    python tests/bench/heartbeat_choices.py --data DIR --preset heartbeat-resnet1d [--seed 0] [option=value ...]
+    python tests/bench/heartbeat_choices.py --data DIR --preset resnet1d [--seed 0] [option=value ...]
 
 Trains the preset, with the options changed that are given, on nine tenths of the training rows, and prints accuracy
 and macro-F1 on the validation rows, which choose the epoch, and on the other tenth, which chooses nothing. The test
 file is not looked at. outputs/heartbeat_choices.csv has what was tried so, at the last epoch: accuracy and macro-F1
 over validation and held-out rows together, and over the held-out rows alone. Its rows change these settings (all
 with label smoothing 0.02): resnet1d with filters (32, 64, 96, 128), stem_strides 3, the default majority_share,
-batches of 256, rate 4e-3, weight decay 0.03, ema 0.998; resnet1d-fast with filters (32, 64, 96), kernel 5, rate 6e-3.
-The last two are today's heartbeat-resnet1d, which search_heartbeat.py found, at its best epoch as printed here.
+batches of 256, rate 4e-3, weight decay 0.03, ema 0.998; resnet1d_fast with filters (32, 64, 96), kernel 5, rate 6e-3.
+The last two are today's resnet1d, which search_heartbeat.py found, at its best epoch as printed here.
 """
 
 import argparse
@@ -30,9 +30,9 @@ def main():
     from ecg_keras import build_model, fit_and_report, load_mitbih_csv
     from ecg_keras.__main__ import _assignment
     from ecg_keras.dataset import split
-    from ecg_keras.presets import PRESETS
+    from ecg_keras.presets import find_preset
 
-    preset = PRESETS["mitbih-csv"][options.preset]
+    preset = find_preset("mitbih_csv", options.preset)
     building, fitting = dict(preset["model"]), dict(preset["fit"])
     for name, value in map(_assignment, options.options):
         chosen = fitting if name in inspect.signature(fit_and_report).parameters else building

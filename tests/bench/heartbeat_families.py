@@ -14,7 +14,7 @@ from ptbxl_families import ROOT, keep, run
 
 FAMILIES = (
     "cnn1d",
-    "resnet1d-fast",
+    "resnet1d_fast",
     "resnet1d",
     "fft_transformer",
     "minirocket",
@@ -47,7 +47,6 @@ def main():
             run(
                 "mitbih-csv",
                 options.data.resolve(),
-                f"heartbeat-{family}",
                 family,
                 seed,
                 scratch=scratch,

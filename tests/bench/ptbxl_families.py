@@ -28,7 +28,7 @@ FAMILIES = (
     "scalogram_cnn",
     "multimodal",
     "hybrid",
-    "best",
+    "hybrid_best",
 )
 BRANCHES = {
     "time": "resnet1d",
@@ -40,9 +40,9 @@ BRANCHES = {
 }
 
 
-def run(source, data, preset, family, seed, *, folds=None, scratch, fresh=False):
+def run(source, data, family, seed, *, folds=None, scratch, fresh=False):
     """Train one preset with one seed, unless it is there already; returns the folder and the command."""
-    from ecg_keras.presets import PRESETS
+    from ecg_keras.presets import find_preset
 
     out = scratch / family / f"seed{seed}"
     command = [
@@ -55,14 +55,14 @@ def run(source, data, preset, family, seed, *, folds=None, scratch, fresh=False)
         "--data",
         str(data),
         "--preset",
-        preset,
+        family,
     ]
     command += ["--seed", str(seed), "--out", str(out)]
     if folds:
         command += ["--folds", folds]
     if family == "hybrid":
         views = [
-            view for view in PRESETS[source][preset]["model"]["branches"] if view != "metadata"
+            view for view in find_preset(source, family)["model"]["branches"] if view != "metadata"
         ]
         models = {
             view: scratch.relative_to(ROOT) / BRANCHES[view] / f"seed{seed}" / "model.keras"
@@ -118,7 +118,6 @@ def main():
             run(
                 "ptbxl",
                 options.data.resolve(),
-                f"ptbxl-{family}",
                 family,
                 seed,
                 folds=options.folds,

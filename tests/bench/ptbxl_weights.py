@@ -1,4 +1,4 @@
-"""Weigh the branches of the preset ptbxl-best by cross-validation over folds 1 to 8 of PTB-XL; folds 9 and 10 are not read.
+"""Weigh the branches of the preset hybrid_best by cross-validation over folds 1 to 8 of PTB-XL; folds 9 and 10 are not read.
 
     python tests/bench/ptbxl_weights.py --data DIR [--seed 0]
 
@@ -35,7 +35,7 @@ def logits_of(pair, data, seed):
     from ecg_keras.presets import PRESETS
     from ecg_keras.training import fit
 
-    preset = PRESETS["ptbxl"]["ptbxl-best"]
+    preset = PRESETS["ptbxl"]["hybrid_best"]
     others = tuple(fold for fold in range(1, 9) if fold not in pair)
     train, *parts = load_ptbxl(data, folds=(others, pair[:1], pair[1:]))
     keras.utils.set_random_seed(seed)
