@@ -12,7 +12,9 @@ from .layers import model_card as model_card
 from .mitbih_csv import load_mitbih_csv as load_mitbih_csv
 from .mitbih_records import load_beats as load_beats
 from .mitbih_records import load_mitbih_records as load_mitbih_records
+from .models import MODELS as MODELS
 from .models import build_model as build_model
+from .presets import PRESETS as PRESETS
 from .ptbxl import load_ptbxl as load_ptbxl
 from .ptbxl import load_ptbxl_part as load_ptbxl_part
 from .search import search as search

@@ -1,28 +1,27 @@
-"""The command line: ``ecg-keras`` or ``python -m ecg_keras``. It calls the package's functions and holds no logic."""
+"""Run the package from the command line: ``ecg-keras`` or ``python -m ecg_keras``."""
 
 import argparse
 import ast
-import importlib
 import inspect
 import os
 import sys
 
-LOADERS = {
-    "mitbih-csv": ("mitbih_csv", "load_mitbih_csv"),
-    "mitdb": ("mitbih_records", "load_mitbih_records"),
-    "ptbxl": ("ptbxl", "load_ptbxl"),
-    "demo": ("demo", "load_demo"),
+import ecg_keras
+
+SOURCES = {  # its loader; what loads one part of it, and by which keyword
+    "mitbih_csv": ("load_mitbih_csv", None, None),
+    "mitbih_records": ("load_mitbih_records", "load_beats", "records"),
+    "ptbxl": ("load_ptbxl", "load_ptbxl_part", "folds"),
+    "demo": ("load_demo", None, None),
 }
-PARTS = {"mitdb": ("mitbih_records", "load_beats"), "ptbxl": ("ptbxl", "load_ptbxl_part")}
 
 
 def main(arguments=None):
     """Run one command; returns 0, or 2 after a mistake of the user's, told in a line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # a terminal is for the run's own words
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1:
-        os.environ.setdefault(
-            "TF_NUM_INTEROP_THREADS", "2"
-        )  # with one, Keras's fit can wait for itself for ever
+        # with one thread, Keras's fit can wait for itself for ever
+        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -39,10 +38,9 @@ def main(arguments=None):
 
 def train(options):
     """Load, build, fit and report."""
-    from ecg_keras import build_model, fit_and_report
-    from ecg_keras.models import MODELS
+    from ecg_keras import MODELS, build_model, fit_and_report
 
-    load = _function(*LOADERS[options.source])
+    load = _loader(options.source)
     preset = _preset(options)
     loading, fitting = dict(preset.get("load", {})), dict(preset.get("fit", {}))
     modelling = dict(preset.get("model", {}))
@@ -53,12 +51,8 @@ def train(options):
     for given in options.set:
         key, value = _assignment(given)
         _place(key, name, load, MODELS, loading, fitting, modelling)[key] = value
-    for key in ("balance", "split", "folds", "seed"):
-        if getattr(options, key) is not None:
-            loading[key] = getattr(options, key)
-    for key in ("epochs", "seed"):
-        if getattr(options, key) is not None:
-            fitting[key] = getattr(options, key)
+    loading |= _given(options, "balance", "split", "folds", "seed")
+    fitting |= _given(options, "epochs", "seed")
     parts = load(**_data(options), **loading)
     for part in parts:
         print(part.summary())
@@ -108,26 +102,12 @@ def tune(options):
     """Search model and training settings, then train the winner and report it on the test part."""
     from ecg_keras.search import search
 
-    load = _function(*LOADERS[options.source])
-    loading = {"balance": options.balance} if options.balance else {}
-    loading |= {
-        key: getattr(options, key)
-        for key in ("split", "folds", "seed")
-        if getattr(options, key) is not None
-    }
-    parts = load(**_data(options), **loading)
-    keywords = {
-        "model": options.model,
-        "out_dir": options.out,
-        "strategy": options.strategy,
-        "fresh": options.fresh,
-    }
-    for key in ("hours", "max_trials", "epochs", "workers", "seed"):
-        if getattr(options, key) is not None:
-            keywords[key] = getattr(options, key)
-    best = search(
-        parts[0], parts[1], test=parts[2], **keywords, **dict(map(_assignment, options.set))
-    )
+    loading = _given(options, "balance", "split", "folds", "seed")
+    train, val, test = _loader(options.source)(**_data(options), **loading)
+    keywords = _given(options, "hours", "max_trials", "epochs", "workers", "seed")
+    keywords |= {"model": options.model, "strategy": options.strategy, "fresh": options.fresh}
+    keywords |= dict(map(_assignment, options.set))
+    best = search(train, val, test=test, out_dir=options.out, **keywords)
     print(best.leaderboard.head(10).to_string(index=False))
 
 
@@ -148,14 +128,14 @@ def download(options):
 
 
 def bundle(options):
-    """Write one file that carries the package and works pasted alone, and Kaggle's description of it."""
+    """Write one file that carries the package, to paste into Kaggle, and its description."""
     from ecg_keras.bundle import write_bundle
 
     print(write_bundle(options.out, username=options.username))
 
 
 def make_mitbih_csv(options):
-    """Build the Kaggle-form CSV files from raw records, with a third file that names each row's record."""
+    """Write the Kaggle form of raw records, and a third file that names each row's record."""
     from ecg_keras.mitbih_csv import make_mitbih_csv as make
 
     print(make(options.records_dir, options.out_dir))
@@ -169,9 +149,9 @@ def compare(options):
     print(os.path.join(options.out, "compare.html"))
 
 
-def _function(module, name):
-    """A function of the package, imported when needed."""
-    return getattr(importlib.import_module(f"ecg_keras.{module}"), name)
+def _loader(source):
+    """The function that loads the three parts of a source."""
+    return getattr(ecg_keras, SOURCES[source][0])
 
 
 def _data(options):
@@ -179,17 +159,19 @@ def _data(options):
     return {} if options.source == "demo" else {"directory": options.data}
 
 
+def _given(options, *names):
+    """Options that were given, as keywords."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
 def _test_part(options, card):
     """The test part of the model's own split, or the rows named; prepared as its own were."""
-    preparation = card["preparation"] or {}
-    given = {name: getattr(options, name) for name in ("split", "seed")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if options.source not in PARTS:
+    loader, of_part, chosen = SOURCES[options.source]
+    given = _given(options, "split", "seed")
+    if of_part is None:
         split = dict(card.get("split") or {})
-        own = split.pop("loader", None) == LOADERS[options.source][1]
-        load = _function(*LOADERS[options.source])
-        return load(**_data(options), **(split if own else {}) | given)[2]
-    chosen = {"mitdb": "records", "ptbxl": "folds"}[options.source]
+        own = split.pop("loader", None) == loader
+        return _loader(options.source)(**_data(options), **(split if own else {}) | given)[2]
     if given:
         raise ValueError(
             f"--{next(iter(given))} is not for --source {options.source}, which takes --{chosen}."
@@ -198,19 +180,22 @@ def _test_part(options, card):
     if value is None:
         raise ValueError(f"--source {options.source} needs --{chosen}: which to take.")
     value = value.split(",") if chosen == "records" else value
-    return _function(*PARTS[options.source])(options.data, **{chosen: value}, **preparation)
+    load = getattr(ecg_keras, of_part)
+    return load(options.data, **{chosen: value}, **card["preparation"] or {})
 
 
 def _preset(options):
-    """Ready settings, a dict of "load", "model" and "fit": those named, else those of this model on this source."""
-    from ecg_keras.presets import PRESETS, find_preset
+    """Ready settings ("load", "model" and "fit"): those named, else those of the model."""
+    from ecg_keras.presets import PRESETS
 
+    known = PRESETS.get(options.source, {})
     if options.preset == "none":
         return {}
-    source = {"mitdb": "mitbih_records"}.get(options.source, options.source.replace("-", "_"))
     given = {_assignment(text)[0] for text in options.set}
     if options.preset is not None:
-        preset = find_preset(source, options.preset.replace("-", "_"))
+        from ecg_keras._checks import check_option
+
+        preset = known[check_option("preset", options.preset, (*known, "none"))]
         for key in preset.get("needs", ()):
             if key not in given:
                 raise ValueError(
@@ -218,11 +203,22 @@ def _preset(options):
                     f"give them with --set {key}=..."
                 )
         return preset
-    preset = PRESETS.get(source, {}).get(options.model)
-    if preset is None or not given.issuperset(preset.get("needs", ())):
-        return {}
-    print(f"with the settings of --preset {options.model} (--preset none for the plain defaults)")
-    return preset
+    for name, preset in known.items():
+        own = name.removeprefix("ptbxl-").removeprefix("heartbeat-").replace("-", "_")
+        if own == options.model and given.issuperset(preset.get("needs", ())):
+            print(f"with the settings of --preset {name} (--preset none for the plain defaults)")
+            return preset
+    return {}
+
+
+def _name(text):
+    """A name as it is spelled in Python; the command line takes hyphens too."""
+    return text.replace("-", "_")
+
+
+def _source(text):
+    """The name of a source; mitbih_records was called mitdb before 0.2.0."""
+    return {"mitdb": "mitbih_records"}.get(text, _name(text))
 
 
 def _assignment(text):
@@ -257,7 +253,8 @@ def _place(key, name, load, models, loading, fitting, modelling):
         }
     )
     raise ValueError(
-        f"--set {key}: neither the loader, nor {name}, nor fit_and_report has it; they have {', '.join(keywords)}."
+        f"--set {key}: neither the loader, nor {name}, nor fit_and_report has it; "
+        f"they have {', '.join(keywords)}."
     )
 
 
@@ -276,11 +273,13 @@ def _parser():
         return part
 
     def sourced(part, *, whole):
-        part.add_argument("--source", required=True, choices=LOADERS, help="which data set")
+        part.add_argument(
+            "--source", required=True, type=_source, choices=SOURCES, help="which data set"
+        )
         part.add_argument(
             "--data",
             metavar="DIR",
-            help="its folder (mitbih-csv looks in ECG_KERAS_DATA and on Kaggle too)",
+            help="its folder (mitbih_csv looks in ECG_KERAS_DATA and on Kaggle too)",
         )
         part.add_argument(
             "--folds",
@@ -288,13 +287,19 @@ def _parser():
         )
         if whole:
             part.add_argument(
-                "--split", help="mitdb: ds1-ds2, patient, kfold ...; mitbih-csv: files or patient"
+                "--split",
+                type=_name,
+                help="mitbih_records: ds1_ds2, patient, kfold ...; mitbih_csv: files or patient",
             )
-            part.add_argument("--balance", help="smote, smote-tomek, class_weight or sampler")
+            part.add_argument(
+                "--balance", type=_name, help="smote, smote_tomek, class_weight or sampler"
+            )
             part.add_argument("--seed", type=int)
         else:
-            part.add_argument("--records", help="mitdb: names, as in 100,103,105")
-            part.add_argument("--split", help="mitbih-csv: by default that of the model")
+            part.add_argument("--records", help="mitbih_records: names, as in 100,103,105")
+            part.add_argument(
+                "--split", type=_name, help="mitbih_csv: by default that of the model"
+            )
             part.add_argument("--seed", type=int, help="of the split; by default that of the model")
             part.add_argument(
                 "--allow-seen",
@@ -304,10 +309,11 @@ def _parser():
 
     part = command(train)
     sourced(part, whole=True)
-    part.add_argument("--model", help="a model family (default cnn2d, or the preset's)")
+    part.add_argument("--model", type=_name, help="a model family (default cnn2d, or the preset's)")
     part.add_argument(
         "--preset",
-        help="ready settings, as in signal_to_image for mitdb; by default the model's own; or none",
+        type=_name,
+        help="ready settings, as in rhythm for mitbih_records; by default the model's own; or none",
     )
     part.add_argument(
         "--out", required=True, metavar="DIR", help="folder for the report and the model"
@@ -342,7 +348,7 @@ def _parser():
 
     part = command(tune)
     sourced(part, whole=True)
-    part.add_argument("--model", default="cnn2d")
+    part.add_argument("--model", type=_name, default="cnn2d")
     part.add_argument("--out", default="outputs/search", metavar="DIR")
     part.add_argument("--hours", type=float)
     part.add_argument("--max-trials", type=int)
@@ -372,7 +378,7 @@ def _parser():
     part.add_argument("--seed", type=int)
 
     part = command(download)
-    part.add_argument("name", choices=("mitbih-csv", "mitdb", "ptbxl"))
+    part.add_argument("name", type=_source, choices=tuple(SOURCES)[:3])
     part.add_argument("directory", metavar="DIR")
     part.add_argument(
         "--sampling-rate",
