@@ -1,4 +1,4 @@
-"""Hold an ECG data set: the one value that travels from loader to report.
+"""Hold labelled ECG rows as one value, split them into parts, and balance a train part.
 
 Conventions
 -----------
@@ -7,25 +7,13 @@ leads), frequency rising with the row and time with the column. Labels are int64
 class numbers (n,), or float32 multi-hot rows (n, classes), which make the task
 multi-label. A data set is a value: functions return new ones and change none.
 
-Split rows into parts: stratified by class, or by whole patients.
-
-Balance the classes of a train part.
-
-Conventions
------------
-Only a train part comes here, after validation rows were cut off. Methods that
-make rows mark the result as resampled; those that act while fitting only note
-what `fit_and_report` is to do.
-
-Pick rows to look at: a typical one of each class.
-
-Conventions
------------
-A typical row is the one nearest (in the sum of absolute differences) to the median of up to
-300 rows of its class, evenly spread over the data set; a row of the data, not an average.
+Parts are train, validation and test. They are split by whole patients where the patients are
+known. Only a train part is balanced, after the other rows were cut off.
 """
 
 import dataclasses
+import html
+import itertools
 import time
 from dataclasses import dataclass
 
@@ -34,24 +22,28 @@ import numpy as np
 from ecg_keras._checks import check_finite, check_fraction, check_option
 from ecg_keras.storage import digest_rows, fingerprint
 
+BALANCES = (None, "smote", "smote_tomek", "class_weight", "sampler")  # see `balance_train`
+MADE = "(made)"  # patient and record of a row that no source holds
+_MEDIAN_ROWS = 300  # per class; more change the median of a class little
+
 
 @dataclass(frozen=True)
 class Balance:
     """How a train part is balanced: by rows already made, or by weights and draws while fitting."""
 
-    method: str  # "smote", "smote-tomek", "class_weight", "sampler"
+    method: str  # one of `BALANCES`
     counts_before: dict  # beats per class as the source has them
     caps: dict | None = None  # most beats per class after balancing
 
     @property
     def resampled(self):
         """True where rows were added or removed, so the part is no longer what was measured."""
-        return self.method in ("smote", "smote-tomek")
+        return self.method in ("smote", "smote_tomek")
 
 
 @dataclass(frozen=True)
 class Scaler:
-    """Statistics of the train rows, as scikit-learn's StandardScaler has them: ``(x - mean) / scale``."""
+    """Mean and scale of the train rows, to standardise others: ``(x - mean) / scale``."""
 
     mean: np.ndarray  # float32, broadcasts against one row of x
     scale: np.ndarray
@@ -157,7 +149,8 @@ class ECGDataset:
         x = x[:, :, None] if x.ndim == 2 else x
         if x.ndim not in (3, 4):
             raise ValueError(
-                f"x must have shape (n, samples, leads), or (n, freqs, frames, leads) for images, got {np.shape(self.x)}."
+                "x must have shape (n, samples, leads), or (n, freqs, frames, leads) for images, "
+                f"got {np.shape(self.x)}."
             )
         put("x", check_finite("x", x, row="rows"))
         put("classes", tuple(str(name) for name in self.classes))
@@ -168,14 +161,16 @@ class ECGDataset:
             raise ValueError(f"fs must be the sampling rate in Hz, above 0, got {self.fs}.")
         if self.grid is None and x.ndim == 3 and len(self.leads) != x.shape[2]:
             raise ValueError(
-                f"leads has {len(self.leads)} names ({', '.join(self.leads)}), but x has {x.shape[2]} leads."
+                f"leads has {len(self.leads)} names ({', '.join(self.leads)}), "
+                f"but x has {x.shape[2]} leads."
             )
         for name in ("patients", "records"):
             if getattr(self, name) is not None:
                 ids = np.asarray([str(value) for value in getattr(self, name)])
                 if ids.shape != (len(x),):
                     raise ValueError(
-                        f"{name} must name one for each of the {len(x)} rows of x, got shape {ids.shape}."
+                        f"{name} must name one for each of the {len(x)} rows of x, "
+                        f"got shape {ids.shape}."
                     )
                 put(name, ids)
         if self.digests is not None:
@@ -193,7 +188,8 @@ class ECGDataset:
             names = tuple(self.metadata_names)
             if metadata.shape != (len(x), len(names)):
                 raise ValueError(
-                    f"metadata must have shape ({len(x)}, {len(names)}): a row per row of x, a column per name; got {metadata.shape}."
+                    f"metadata must have shape ({len(x)}, {len(names)}): a row per row of x, "
+                    f"a column per name; got {metadata.shape}."
                 )
             put("metadata", check_finite("metadata", metadata, row="rows"))
             put("metadata_names", names)
@@ -223,7 +219,8 @@ class ECGDataset:
         if wrong.any():
             row = int(wrong.argmax())
             raise ValueError(
-                f"y must hold whole class numbers 0 to {n_classes - 1} ({', '.join(self.classes)}), got {y[row]} at row {row}."
+                f"y must hold whole class numbers 0 to {n_classes - 1} "
+                f"({', '.join(self.classes)}), got {y[row]} at row {row}."
             )
         return whole
 
@@ -234,9 +231,8 @@ class ECGDataset:
         """Return the data set of some rows: a slice, a boolean mask or row numbers."""
         if isinstance(rows, (int, np.integer)):
             rows = [rows]
-        rows = (
-            rows if isinstance(rows, slice) else np.asarray(rows, dtype=None if len(rows) else int)
-        )
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows, dtype=None if len(rows) else int)
         picked = {
             name: getattr(self, name)[rows]
             for name in ("x", "y", "patients", "records", "metadata", "digests")
@@ -285,11 +281,12 @@ class ECGDataset:
         Raises ValueError naming the input this data set cannot give.
         """
         have = {"signal": self.x, "image": self.x, "metadata": self.metadata}
+        held = ", ".join(name for name, value in have.items() if value is not None)
         for name in names:
             if have.get(name) is None:
                 raise ValueError(
                     f"the model has an input {name!r}, which this data set does not hold; "
-                    f"it holds {', '.join(key for key, value in have.items() if value is not None)}."
+                    f"it holds {held}."
                 )
         return {name: have[name] for name in names}
 
@@ -322,11 +319,8 @@ class ECGDataset:
         else:
             samples, leads = self.x.shape[1:]
             shape = f"{samples} samples x {leads} lead" + ("" if leads == 1 else "s")
-            shape += (
-                f" ({samples / self.fs:.2f} s at {self.fs:g} Hz)"
-                if self.grid is None
-                else " (spectra)"
-            )
+            duration = f"{samples / self.fs:.2f} s at {self.fs:g} Hz"
+            shape += " (spectra)" if self.grid is not None else f" ({duration})"
         counts = ", ".join(f"{name} {count:,}" for name, count in self.class_counts().items())
         people = "" if self.patients is None else f"{len(np.unique(self.patients))} patients; "
         return f"{n} of {shape}; {people}{counts}; {self.source}"
@@ -338,29 +332,36 @@ class ECGDataset:
         """A small table for notebooks."""
         total = max(len(self), 1)
         rows = "".join(
-            f"<tr><td>{_escape(name)}</td><td style='text-align:right'>{count:,}</td>"
+            f"<tr><td>{html.escape(name)}</td><td style='text-align:right'>{count:,}</td>"
             f"<td style='text-align:right'>{100 * count / total:.1f} %</td></tr>"
             for name, count in self.class_counts().items()
         )
         return (
-            f"<p><b>ECGDataset</b>: {_escape(self.summary())}</p>"
+            f"<p><b>ECGDataset</b>: {html.escape(self.summary())}</p>"
             f"<table><tr><th>class</th><th>rows</th><th>share</th></tr>{rows}</table>"
         )
 
 
-def _escape(text):
-    """Text as HTML shows it."""
-    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def check_parts(train, val, test):
-    """Refuse parts that cannot be compared honestly.
+    """Refuse parts on which figures would say too much.
+
+    Parameters
+    ----------
+    train, val, test : ECGDataset
+        All signals, or all images of the same grid.
 
     Raises
     ------
+    TypeError
+        If a part is not an ECGDataset.
     ValueError
-        If classes or shapes differ, if validation or test rows were resampled, or if
-        a patient is in two parts.
+        If a part has no rows, if classes or shapes differ, if validation or test rows were
+        resampled, or if a patient is in two parts.
+
+    Examples
+    --------
+    >>> ds = ECGDataset(np.zeros((100, 9)), [0] * 80 + [1] * 20, classes="NV", fs=125)
+    >>> check_parts(*split_dataset(ds))
     """
     parts = {"train": train, "val": val, "test": test}
     for name, part in parts.items():
@@ -374,25 +375,67 @@ def check_parts(train, val, test):
             )
         if part.x.shape[2:] != train.x.shape[2:] or part.fs != train.fs or part.grid != train.grid:
             raise ValueError(
-                f"{name} has rows of shape {part.x.shape[1:]} at {part.fs:g} Hz, train has {train.x.shape[1:]} at "
-                f"{train.fs:g} Hz; give all parts the same representation."
+                f"{name} has rows of shape {part.x.shape[1:]} at {part.fs:g} Hz, train has "
+                f"{train.x.shape[1:]} at {train.fs:g} Hz; give all parts the same representation."
             )
         if part.balance is not None and name != "train":
             raise ValueError(
-                f"{name} is marked as balanced by {part.balance.method!r}; only a train part may be, "
-                "or the figures would not be those of real beats."
+                f"{name} is marked as balanced by {part.balance.method!r}; only a train part may "
+                "be, or the figures would not be those of measured rows."
             )
-    names = list(parts)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            if parts[first].patients is None or parts[second].patients is None:
-                continue
-            shared = np.intersect1d(parts[first].patients, parts[second].patients)
-            if len(shared):
-                raise ValueError(
-                    f"{first} and {second} share {len(shared)} patients ({', '.join(shared[:5])}...): "
-                    "figures would be those of people already seen. Split by patient."
-                )
+    known = {name: part.patients for name, part in parts.items() if part.patients is not None}
+    for first, second in itertools.combinations(known, 2):
+        shared = np.intersect1d(known[first], known[second])
+        if len(shared):
+            raise ValueError(
+                f"{first} and {second} share {len(shared)} patients ({', '.join(shared[:5])}...): "
+                "figures would be those of people already seen. Split by patient."
+            )
+
+
+def split_dataset(ds, *, val_fraction=0.15, test_fraction=0.15, by="auto", seed=0):
+    """Split a data set into train, validation and test parts.
+
+    Parameters
+    ----------
+    ds : ECGDataset
+        Rows to divide; not resampled, or copies of a row would fall into several parts.
+    val_fraction, test_fraction : float, default 0.15
+        Share of the rows (or of the patients) in the validation and in the test part. The rest,
+        which must not be empty, is the train part.
+    by : {"auto", "rows", "patients"}, default "auto"
+        "patients" keeps the rows of a patient together. "rows" keeps the share of each class.
+        "auto" is "patients" where `ds` names them, else "rows".
+    seed : int, default 0
+        Seed of the draws.
+
+    Returns
+    -------
+    train, val, test : ECGDataset
+        Each in the order of the rows of `ds`.
+
+    Raises
+    ------
+    ValueError
+        If a fraction is not between 0 and 1, if both leave no rows to train on, if rows were
+        resampled, or if patients are asked for that `ds` does not name.
+
+    Examples
+    --------
+    >>> ds = ECGDataset(np.zeros((100, 9)), [0] * 80 + [1] * 20, classes="NV", fs=125)
+    >>> [part.class_counts() for part in split_dataset(ds, val_fraction=0.1, test_fraction=0.2)]
+    [{'N': 56, 'V': 14}, {'N': 8, 'V': 2}, {'N': 16, 'V': 4}]
+    """
+    check_fraction("val_fraction", val_fraction)
+    check_fraction("test_fraction", test_fraction)
+    if val_fraction + test_fraction >= 1:
+        raise ValueError(
+            "val_fraction and test_fraction must leave rows to train on: their sum must be below "
+            f"1, got {val_fraction} + {test_fraction}."
+        )
+    rest, test = split(ds, test_fraction, by=by, seed=seed)
+    train, val = split(rest, val_fraction / (1 - test_fraction), by=by, seed=seed)
+    return train, val, test
 
 
 def split(ds, fraction, *, by="auto", seed=0):
@@ -401,12 +444,11 @@ def split(ds, fraction, *, by="auto", seed=0):
     Parameters
     ----------
     ds : ECGDataset
-        Rows to divide; must not be resampled, or copies would fall on both sides.
+        Rows to divide; not resampled, or copies of a row would fall on both sides.
     fraction : float
         Share of the rows (or of the patients) in the second part, between 0 and 1.
     by : {"auto", "rows", "patients"}, default "auto"
-        "patients" keeps each patient's rows together; "auto" does so where patients are known,
-        and else keeps the share of each class.
+        As in `split_dataset`.
     seed : int, default 0
         Seed of the draw.
 
@@ -417,15 +459,16 @@ def split(ds, fraction, *, by="auto", seed=0):
 
     Examples
     --------
-    >>> from ecg_keras.dataset import ECGDataset
     >>> ds = ECGDataset(np.zeros((100, 9)), [0] * 80 + [1] * 20, classes="NV", fs=125)
     >>> [part.class_counts() for part in split(ds, 0.1)]
     [{'N': 72, 'V': 18}, {'N': 8, 'V': 2}]
     """
     check_fraction("fraction", fraction)
+    check_option("by", by, ("auto", "rows", "patients"))
     if ds.balance is not None and ds.balance.resampled:
         raise ValueError(
-            f"cannot split rows already resampled by {ds.balance.method!r}; split first, then balance."
+            f"cannot split rows already resampled by {ds.balance.method!r}; "
+            "split first, then balance."
         )
     if by == "auto":
         by = "rows" if ds.patients is None else "patients"
@@ -440,15 +483,15 @@ def split(ds, fraction, *, by="auto", seed=0):
 
 def _stratified(y, fraction, rng):
     """Labels to a mask that holds `fraction` of each class (each combination, if multi-label)."""
+    # scikit-learn's train_test_split draws other rows, and published figures are of these
     if y.ndim == 2:
         _, y = np.unique(y, axis=0, return_inverse=True)
     chosen = np.zeros(len(y), bool)
     for label in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == label))
         exact = fraction * len(rows)
-        n = int(exact) + (
-            rng.random() < exact - int(exact)
-        )  # on average the exact share, small groups too
+        # on average the exact share, small groups too
+        n = int(exact) + (rng.random() < exact - int(exact))
         chosen[rows[:n]] = True
     return chosen
 
@@ -456,9 +499,10 @@ def _stratified(y, fraction, rng):
 def draw_patients(ds, fraction, *, seed=0, tries=200):
     """Choose whole patients with about `fraction` of the rows of every class.
 
-    The best of `tries` random draws by the largest deviation of any class's share;
-    labels are used only to keep classes from being absent.
+    Of `tries` random draws the one is kept whose worst class is nearest to `fraction`. Labels are
+    used for nothing but this choice.
     """
+    # scikit-learn's StratifiedGroupKFold has other folds, and published figures are of these
     rng = np.random.default_rng(seed)
     names, which = np.unique(ds.patients, return_inverse=True)
     labels = ds.y if ds.multi_label else np.eye(len(ds.classes))[ds.y]
@@ -473,10 +517,6 @@ def draw_patients(ds, fraction, *, seed=0, tries=200):
     return names[draws[int(np.argmin([np.abs(share - fraction).max() for share in shares]))]]
 
 
-METHODS = (None, "smote", "smote-tomek", "class_weight", "sampler")
-MADE = "(made)"  # patient and record of a row that no source holds
-
-
 def balance_train(train, method, *, caps=None, seed=0):
     """Balance a train part.
 
@@ -484,12 +524,13 @@ def balance_train(train, method, *, caps=None, seed=0):
     ----------
     train : ECGDataset
         Signals with one class per row.
-    method : {None, "smote", "smote-tomek", "class_weight", "sampler"}
-        SMOTE interpolates between a minority row and one of its 5 nearest neighbours until every class
-        has as many rows as the largest (Chawla et al., JAIR 2002; imbalanced-learn); "smote-tomek" then removes
-        pairs of nearest neighbours of different classes (slow: minutes on 300,000 rows);
-        "class_weight" weighs rows while fitting; "sampler" makes SMOTE's rows while fitting, batch by
-        batch, in no extra memory.
+    method : {None, "smote", "smote_tomek", "class_weight", "sampler"}
+        "smote" adds rows until every class has as many as the largest: each lies between a row of
+        the class and one of its 5 nearest neighbours (N. V. Chawla et al., JAIR 16, 2002).
+        "smote_tomek" then removes pairs of nearest neighbours of different classes; it takes
+        minutes on 300,000 rows. The other two add no rows here, only a note for the training:
+        "class_weight" gives rows of small classes more weight in the loss, "sampler" makes SMOTE's
+        rows batch by batch, without more memory. Rows are made by imbalanced-learn.
     caps : dict of str to int, optional
         Most rows of a class after balancing. A class with more is thinned at random.
     seed : int, default 0
@@ -507,13 +548,12 @@ def balance_train(train, method, *, caps=None, seed=0):
 
     Examples
     --------
-    >>> from ecg_keras.dataset import ECGDataset
     >>> x = np.random.default_rng(0).normal(size=(60, 20))
     >>> train = ECGDataset(x, [0] * 50 + [1] * 10, classes="NV", fs=125)
     >>> balance_train(train, "smote").class_counts()
     {'N': 50, 'V': 50}
     """
-    check_option("balance", method, METHODS)
+    method = check_option("balance", method, BALANCES)
     if method is None:
         if caps:
             raise ValueError(
@@ -535,7 +575,7 @@ def balance_train(train, method, *, caps=None, seed=0):
     if not mark.resampled:
         return train.replace(balance=mark)
     start = time.perf_counter()
-    x, y, metadata, kept = _smote(train, caps, seed, tomek=method == "smote-tomek")
+    x, y, metadata, kept = _smote(train, caps, seed, tomek=method == "smote_tomek")
     seconds = {**(train.seconds or {}), "balance": time.perf_counter() - start}
     digests = train.row_digests()
     return train.replace(
@@ -549,19 +589,16 @@ def balance_train(train, method, *, caps=None, seed=0):
         seconds=seconds,
         notes=(
             *train.notes,
-            f"The train part holds rows made by {method}; validation and test rows are as measured.",
+            f"The train part holds rows made by {method}; "
+            "validation and test rows are as measured.",
         ),
     )
 
 
-def _names(names, kept):
-    """Names of the measured rows, `MADE` for the others: shared patients are still found."""
-    return None if names is None else np.where(kept < 0, MADE, names[kept])
-
-
 def _smote(train, caps, seed, *, tomek):
-    """x, y, metadata after thinning to `caps`, SMOTE and, with `tomek`, removal of Tomek links; and the row of
-    `train` that each is, -1 for those made.
+    """x, y and metadata after thinning to `caps` and SMOTE; the row of `train` of each, -1 if made.
+
+    With `tomek` Tomek links are removed last.
     """
     from imblearn.over_sampling import SMOTE
     from imblearn.under_sampling import TomekLinks
@@ -590,13 +627,12 @@ def _smote(train, caps, seed, *, tomek):
     ]
     if few:
         raise ValueError(
-            f"SMOTE needs at least 6 rows of a class to find 5 neighbours, too few of {', '.join(few)}; "
-            "use balance='class_weight' or 'sampler'."
+            "SMOTE needs at least 6 rows of a class to find 5 neighbours, too few of "
+            f"{', '.join(few)}; use balance='class_weight' or 'sampler'."
         )
     flat, y = SMOTE(sampling_strategy=goals, random_state=seed).fit_resample(flat, train.y[rows])
-    kept = np.concatenate(
-        [rows, np.full(len(y) - len(rows), -1)]
-    )  # imbalanced-learn puts the measured rows first
+    # imbalanced-learn puts the measured rows first
+    kept = np.concatenate([rows, np.full(len(y) - len(rows), -1)])
     if tomek:
         links = TomekLinks(sampling_strategy="all", n_jobs=-1)
         flat, y = links.fit_resample(flat, y)
@@ -605,13 +641,17 @@ def _smote(train, caps, seed, *, tomek):
     return flat[:, :width].reshape(-1, *train.x.shape[1:]), y, metadata, kept
 
 
-_MEDIAN_ROWS = 300  # per class; more do not change what is typical
+def _names(names, kept):
+    """Names of the measured rows, `MADE` for the others: shared patients are still found."""
+    return None if names is None else np.where(kept < 0, MADE, names[kept])
 
 
-def typical_rows(ds, *, most=12):
-    """Row number of a typical row of each class.
+def representative_rows(ds, *, most=12):
+    """Find one row of each class to look at.
 
-    Multi-label rows with that class alone are preferred. Classes without rows are left out.
+    It is a row of the data, not an average: the one nearest (in the sum of absolute differences)
+    to the median of up to 300 rows of its class, evenly spread over the data set. Multi-label rows
+    with that class alone are preferred. Classes without rows are left out.
 
     Parameters
     ----------
@@ -623,21 +663,19 @@ def typical_rows(ds, *, most=12):
     Returns
     -------
     dict of str to int
-        In the order of the classes.
+        Class to row number, in the order of the classes.
 
     Examples
     --------
-    >>> from ecg_keras import ECGDataset
-    >>> typical_rows(ECGDataset([[0, 0], [0, 1], [0, 2], [5, 5]], [0, 0, 0, 1], classes="NV", fs=10))
+    >>> x = [[0, 0], [0, 1], [0, 2], [5, 5]]
+    >>> representative_rows(ECGDataset(x, [0, 0, 0, 1], classes="NV", fs=10))
     {'N': 1, 'V': 3}
     """
     counts = ds.class_counts()
-    kept = sorted((name for name in ds.classes if counts[name]), key=lambda name: -counts[name])[
-        :most
-    ]
+    largest = sorted(ds.classes, key=lambda name: -counts[name])[:most]
     found = {}
     for i, name in enumerate(ds.classes):
-        if name not in kept:
+        if name not in largest or not counts[name]:
             continue
         if ds.multi_label:
             alone = (ds.y[:, i] == 1) & (ds.y.sum(axis=1) == 1)
@@ -650,7 +688,7 @@ def typical_rows(ds, *, most=12):
     return found
 
 
-def typical(ds, *, most=12):
-    """The data set of the rows of `typical_rows`, to be shown beside what is made of them."""
-    rows = typical_rows(ds, most=most)
+def representative(ds, *, most=12):
+    """The data set of the rows of `representative_rows`, to show beside what is made of them."""
+    rows = representative_rows(ds, most=most)
     return ds[np.array(sorted(set(rows.values())), int)].replace(balance=None)

@@ -137,7 +137,7 @@ def explain(
             if waveforms is None or ds.grid is None
             else np.flatnonzero(np.isfinite(waveforms).all(axis=(1, 2)))
         )
-        chosen = default_rows(ds, scores, typical=drawn)
+        chosen = default_rows(ds, scores, representative=drawn)
         rows, roles = np.array(list(chosen), int), list(chosen.values())
     else:
         roles = ["chosen"] * len(rows)
@@ -306,8 +306,8 @@ def _whole(model, ds):
     return model.get_layer("network") if prepared and model_card(model) is not None else model
 
 
-def default_rows(ds, probabilities, *, typical=()):
-    """For each class the most confident hit, the most confident miss and a typical beat.
+def default_rows(ds, probabilities, *, representative=()):
+    """For each class the most confident hit, the most confident miss and a representative one.
 
     Parameters
     ----------
@@ -315,8 +315,8 @@ def default_rows(ds, probabilities, *, typical=()):
         Rows.
     probabilities : float, shape (n, classes)
         What the model says.
-    typical : sequence of int
-        Rows known to be typical of their class; the others' are found here.
+    representative : sequence of int
+        Rows known to represent their class; the others' are found here.
 
     Returns
     -------
@@ -349,10 +349,10 @@ def default_rows(ds, probabilities, *, typical=()):
             few = usual[:1000]
             flat = ds.x[few].reshape(len(few), -1)
             order = few[np.abs(flat - np.median(flat, axis=0)).sum(axis=1).argsort()]
-            order = [*(row for row in typical if true[row]), *order]
+            order = [*(row for row in representative if true[row]), *order]
             row = next((int(row) for row in order if int(row) not in chosen), None)
             if row is not None:
-                chosen[row] = f"{name}: typical"
+                chosen[row] = f"{name}: representative"
     return chosen
 
 

@@ -9,7 +9,7 @@ error: some are properties of a public data set that a reader has to know.
 import numpy as np
 
 from ecg_keras import pages
-from ecg_keras.dataset import typical_rows
+from ecg_keras.dataset import representative_rows
 from ecg_keras.storage import digest_rows
 
 _SAMPLE_ROWS = 5_000  # rows looked at for ranges; duplicates and labels use all
@@ -104,7 +104,7 @@ def plot_labelled(ds, *, per_class=3, seed=0):
     from matplotlib.figure import Figure
 
     rng = np.random.default_rng(seed)
-    names = list(typical_rows(ds))
+    names = list(representative_rows(ds))
     fig = Figure(figsize=(2.4 * per_class, 1.5 * len(names) + 0.4), layout="constrained")
     axes = fig.subplots(len(names), per_class, squeeze=False)
     for line, name in zip(axes, names):

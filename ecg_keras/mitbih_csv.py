@@ -26,7 +26,7 @@ import zlib
 import numpy as np
 
 from ecg_keras._checks import check_fraction, check_option
-from ecg_keras.dataset import METHODS, ECGDataset, Scaler, balance_train, draw_patients
+from ecg_keras.dataset import BALANCES, ECGDataset, Scaler, balance_train, draw_patients
 from ecg_keras.dataset import split as cut_off
 from ecg_keras.signals import resample
 from ecg_keras.storage import (
@@ -88,7 +88,7 @@ def load_mitbih_csv(
         "files" tests on mitbih_test.csv. "patient" divides all rows by whole patients, 70 % to train on,
         15 % to validate, 15 % to test; needs the file mitbih_rows.csv that
         ``ecg-keras make-mitbih-csv`` writes.
-    balance : {None, "smote", "smote-tomek", "class_weight", "sampler"}, default None
+    balance : {None, "smote", "smote_tomek", "class_weight", "sampler"}, default None
         How the train part is balanced, see `dataset.balance_train`.
     caps : dict of str to int, optional
         Most train rows of a class after balancing.
@@ -127,7 +127,7 @@ def load_mitbih_csv(
     >>> train.x.shape[1:], train.classes, train.fs
     ((187, 1), ('N', 'S', 'V', 'F', 'Q'), 125.0)
     """
-    check_option("balance", balance, METHODS)
+    balance = check_option("balance", balance, BALANCES)
     check_option("split", split, ("files", "patient"))
     check_fraction("val_fraction", val_fraction)
     start = time.perf_counter()

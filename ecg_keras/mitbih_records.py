@@ -26,7 +26,7 @@ import numpy as np
 
 from ecg_keras._checks import check_fraction, check_option, check_positive
 from ecg_keras.beats import describe_beats
-from ecg_keras.dataset import METHODS, ECGDataset, balance_train, check_parts, draw_patients
+from ecg_keras.dataset import BALANCES, ECGDataset, balance_train, check_parts, draw_patients
 from ecg_keras.mitbih_csv import make_mitbih_csv  # noqa: F401 - the command line looks for it here
 from ecg_keras.signals import (
     bandpass,
@@ -168,7 +168,7 @@ def load_mitbih_records(
     (('N', 'S', 'V'), (125, 1), [])
     """
     start = time.perf_counter()
-    check_option("balance", balance, METHODS)
+    balance = check_option("balance", balance, BALANCES)
     check_fraction("val_fraction", val_fraction)
     check_fraction("test_fraction", test_fraction)
     groups, chosen, notes = _choose_records(directory, split, records, paced)

@@ -38,7 +38,7 @@ import time
 import numpy as np
 
 from ecg_keras import pages, plots
-from ecg_keras.dataset import typical, typical_rows
+from ecg_keras.dataset import representative, representative_rows
 from ecg_keras.grids import SpectrogramGrid
 from ecg_keras.inspection import inspect, inspection_html, plot_labelled
 from ecg_keras.pages import decimal, interval, percent
@@ -252,12 +252,14 @@ def _data_pictures(train, val, test):
         plots.png(plot_labelled(seen)),
         f"Rows of {name} under their labels{first}, each scaled by itself.",
     )
-    signals = typical(seen) if seen.grid is None else getattr(seen, "examples", None)
+    signals = representative(seen) if seen.grid is None else getattr(seen, "examples", None)
     images = (
-        typical(seen) if signals is None else represent(signals, seen.grid or _viewing_grid(seen))
+        representative(seen)
+        if signals is None
+        else represent(signals, seen.grid or _viewing_grid(seen))
     )
     told = "what the model sees" if seen.grid is not None else "its spectrogram"
-    for kind, row in typical_rows(images if signals is None else signals).items():
+    for kind, row in representative_rows(images if signals is None else signals).items():
         if signals is not None:
             pictures[f"signal_{_file_name(kind)}"] = _signal_picture(signals, row, kind)
         pictures[f"image_{_file_name(kind)}"] = _image_picture(images, row, kind, told)
@@ -653,7 +655,7 @@ def _data(parts, inspection, pictures):
     if train is not None and train.balance is not None:
         what = {
             "smote": "Rows of the smaller classes were added by SMOTE, to the train part only.",
-            "smote-tomek": "Rows were added by SMOTE and Tomek links removed, in the train part only.",
+            "smote_tomek": "Rows were added by SMOTE and Tomek links removed, in the train part only.",
             "class_weight": "No rows were added; the loss weighs smaller classes more.",
             "sampler": "No rows were added; batches are drawn evenly from the classes and minority rows interpolated.",
         }

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from ecg_keras._checks import check_signals
-from ecg_keras.dataset import ECGDataset, typical
+from ecg_keras.dataset import ECGDataset, representative
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
 _BATCH_BYTES = (
@@ -123,7 +123,7 @@ def represent(signals, grid):
             grid=grid,
             digests=signals.row_digests(),
             seconds=seconds,
-            examples=typical(signals),
+            examples=representative(signals),
         )
     return _in_batches(check_signals("signals", signals), grid)
 

@@ -130,13 +130,13 @@ def fit_and_report(
         Names of `batches.AUGMENTATIONS`, for models that take signals.
     mixup : float, default 0
         Parameter of the Beta distribution of mixup; 0 for none.
-    balance : {None, "class_weight", "sampler", "smote", "smote-tomek"}
+    balance : {None, "class_weight", "sampler", "smote", "smote_tomek"}
         Balance `train` first, as `balance_train` does; for parts that a loader left as they were.
     seed : int, default 0
         Seed of the order of rows and of every draw while fitting.
     explain : bool or ECGDataset, default False
         Add pictures of what decided to the page. Images hold no waveform to draw on: of them give the test part as it was
-        loaded, as in ``explain=beats``; with True only typical rows are drawn on theirs.
+        loaded, as in ``explain=beats``; with True only representative rows are drawn on theirs.
         They join the report when the folder is finished; if they fail, a warning and the page say
         why there are none.
     progress : bool, default True

@@ -180,7 +180,7 @@ def test_shap_is_left_out_where_its_package_is_not_installed(monkeypatch):
     assert "pip install 'ecg_keras[explain]'" in found.left_out["shap"]
 
 
-def test_default_rows_are_hits_misses_and_typical_rows_of_each_class():
+def test_default_rows_are_hits_misses_and_representative_rows_of_each_class():
     ds = toy_dataset(9)  # classes 0 1 2 0 1 2 ...
     scores = np.full((9, 3), 0.1)
     scores[np.arange(9), ds.y] = np.linspace(0.5, 0.8, 9)
@@ -189,7 +189,7 @@ def test_default_rows_are_hits_misses_and_typical_rows_of_each_class():
     assert chosen[6] == "N: most confident hit" and chosen[7] == "S: most confident hit"
     assert (
         chosen[4] == "S: most confident miss"
-        and sum("typical" in role for role in chosen.values()) == 3
+        and sum("representative" in role for role in chosen.values()) == 3
     )
 
 
@@ -247,7 +247,7 @@ def test_waveforms_can_be_given_for_images():
     np.testing.assert_array_equal(found.probe.signals[0], signals.x[2])
     shown = explain(
         model, images, methods=("gradcam",), check_rows=0
-    )  # typical rows come with theirs
+    )  # representative rows come with theirs
     known = np.flatnonzero(np.isfinite(shown.probe.signals).all(axis=(1, 2)))
     assert len(known) == 3
     np.testing.assert_array_equal(shown.probe.signals[known], signals.x[shown.rows[known]])
