@@ -1,12 +1,12 @@
-"""Write files whole or not at all, and keep arrays in a checksummed cache.
+"""Write files whole or not at all, and keep arrays in a cache that notices damage.
 
 Conventions
 -----------
-Every file is written beside its final name and then renamed, so a reader sees
-the old file or the new one, never half of one. Only files that this package wrote are
-ever replaced or removed: a folder is known as its own by a JSON file in it (`_MARKS`). A cache is one uncompressed
-file: a header line of JSON (the key, and shape, dtype and offset of each array), its CRC-32, then
-the arrays' bytes with a CRC-32 each. A file that does not check is as good as absent.
+Every file is written beside its final name and then renamed, so a reader sees the old file or the
+new one, never half of one. Only files that this package wrote are replaced or removed: a folder is
+known as the package's own by a JSON file in it (`_MARKS`). A cache is an .npz file of NumPy, not
+compressed, and beside its arrays it holds its key as JSON. The zip format has a CRC-32 of each
+array. A cache that is damaged, or of another key, counts as absent.
 """
 
 import contextlib
@@ -16,10 +16,14 @@ import os
 import pathlib
 import re
 import tempfile
+import zipfile
 import zlib
 
 import numpy as np
 
+_HEADER = "header.json"  # of a cache: its key and the names of its arrays
+# what reading a zip with one wrong bit raises
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _MARKS = {  # JSON files that this package writes, and keys that each of them has
     "state.json": ("key", "rows", "best", "last", "finished"),
     "report.json": ("test", "classes", "versions"),
@@ -61,7 +65,9 @@ def atomic_path(path):
 
 
 def final_name(name):
-    """The name that a temporary file of `atomic_path` was to get, where a kill left one; else the name itself.
+    """The name that a temporary file of `atomic_path` was to get; another name as it is.
+
+    A kill leaves such a file.
 
     Examples
     --------
@@ -79,7 +85,10 @@ def is_ours(path):
 
 
 def check_free(folder, names, *marks):
-    """Refuse to write `names` (glob patterns) into a folder that has none of `marks` but a file of such a name."""
+    """Refuse a folder where others' files would be replaced.
+
+    Those are files that match `names` (glob patterns) in a folder that has none of `marks`.
+    """
     folder = pathlib.Path(folder)
     if any(is_ours(folder / mark) for mark in marks):
         return
@@ -134,58 +143,44 @@ def _plain(value):
 
 
 def write_cache(path, key, arrays):
-    """Write named arrays under a `key` (any JSON value that says what they were made from)."""
-    entries, offset = [], 0
-    for name, array in arrays.items():
-        array = np.ascontiguousarray(array)
-        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data)
-        entries.append(
-            {
-                "name": name,
-                "dtype": array.dtype.str,
-                "shape": array.shape,
-                "offset": offset,
-                "crc": crc,
-            }
-        )
-        offset += array.nbytes
-    header = json.dumps({"key": key, "arrays": entries}).encode()
-    with atomic_path(path) as part, part.open("wb") as file:
-        file.write(header + b"\n" + b"%d\n" % zlib.crc32(header))
-        for array in arrays.values():
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    """Write named arrays under a `key`: any JSON value that says what they were made from."""
+    with atomic_path(path) as part:
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+        with zipfile.ZipFile(part, "a") as archive:
+            archive.writestr(_HEADER, json.dumps({"key": key, "arrays": list(arrays)}))
 
 
 def read_cache(path, key):
-    """Return the arrays written under `key`, or None if there are none, or they are damaged or of another key."""
+    """Return the arrays that were written under `key`.
+
+    None where there is no such file, or it is damaged, or its key is another.
+    """
     try:
-        with open(path, "rb") as file:
-            header = file.readline().rstrip(b"\n")
-            if file.readline().strip() != b"%d" % zlib.crc32(header):
-                return None
-            header = json.loads(header)
+        with zipfile.ZipFile(path) as archive:
+            header = json.loads(archive.read(_HEADER))
             if header["key"] != json.loads(json.dumps(key)):
                 return None
             arrays = {}
-            for entry in header["arrays"]:
-                array = np.empty(entry["shape"], entry["dtype"])
-                flat = array.reshape(-1).view(np.uint8)
-                if file.readinto(flat.data) != flat.nbytes or zlib.crc32(flat.data) != entry["crc"]:
-                    return None
-                arrays[entry["name"]] = array
+            for name in header["arrays"]:
+                with archive.open(f"{name}.npy") as member:
+                    arrays[name] = np.lib.format.read_array(member)
+                    if member.read(1):  # a checksum is compared where its member ends
+                        return None
             return arrays
-    except (OSError, ValueError, KeyError):
+    except _DAMAGED:
         return None
 
 
 def cache_folder():
-    """The folder for caches: `ECG_KERAS_CACHE`, else ``~/.cache/ecg_keras`` (XDG_CACHE_HOME is honoured)."""
+    """The folder for caches: ``ECG_KERAS_CACHE``, else ``ecg_keras`` in the user's cache folder.
+
+    That is ``XDG_CACHE_HOME``, else ``~/.cache``.
+    """
     if folder := os.environ.get("ECG_KERAS_CACHE"):
         return pathlib.Path(folder)
-    return (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        / "ecg_keras"
-    )
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "ecg_keras"
 
 
 def file_stamp(path):
