@@ -73,8 +73,8 @@ def compare(run_dirs, out_dir, *, seed=0, n_boot=1000):
     Raises
     ------
     ValueError
-        If fewer than two runs are given, a folder is not a finished run, or a file in `out_dir` that no
-        comparison wrote would be replaced.
+        If fewer than two runs are given, a folder is not a finished run, or a file in `out_dir`
+        that no comparison wrote would be replaced.
     """
     run_dirs, out_dir = [pathlib.Path(path) for path in run_dirs], pathlib.Path(out_dir)
     if len(run_dirs) < 2:

@@ -580,7 +580,7 @@ def verdicts(found):
 
 
 def write(found, ds, out_dir):
-    """First explanations.json, which makes the folder ours, one PNG per row, and last explanations.html."""
+    """First explanations.json, which makes the folder ours, then PNGs, last explanations.html."""
     out_dir = pathlib.Path(out_dir)
     found.out_dir = out_dir
     write_json(out_dir / "explanations.json", _numbers(found, ds))

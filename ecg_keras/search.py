@@ -61,6 +61,7 @@ from ecg_keras.storage import (
     atomic_path,
     cache_folder,
     check_free,
+    final_name,
     fingerprint,
     is_ours,
     read_json,
@@ -116,8 +117,8 @@ def search(
     model : str, default "cnn2d"
         A key of `MODELS`; what is varied for it is declared in `search_space.FAMILIES` and `search_space.TRAINING`.
     out_dir : path
-        Folder of the search: leaderboard.csv and search.html, written after every trial, and its state. Files
-        that no search wrote stay as they are.
+        Folder of the search: leaderboard.csv and search.html, written after every trial, and its
+        state. Files that no search wrote stay as they are.
     hours : float, optional
         Time for this call. No trial is started that would not end in time by what earlier ones took; a last
         one that does not is stopped. Time to train the winner (`epochs` on `full_train`) is kept, and
@@ -298,6 +299,8 @@ def _data_file(identity, train, val):
     """Write the parts to the cache for the workers, unless they are there whole; files unused for a week go."""
     folder = cache_folder() / "search"
     for old in folder.glob("*.parts"):
+        if not re.fullmatch(r"[0-9a-f]{16}\.parts", final_name(old.name)):
+            continue  # not of a search
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > 7 * 86400:
                 old.unlink()
@@ -372,7 +375,7 @@ def _differences(old, new):
 
 
 def _copy_previous(inputs, folder, identity):
-    """Copy the newest search with the same identity under `inputs` to `folder`; what is there already stays."""
+    """Copy the newest search with the same identity under `inputs` to `folder`; replace nothing."""
     found = sorted(inputs.rglob("search.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in found:
         there = read_json(file)
@@ -392,8 +395,8 @@ def _copy_previous(inputs, folder, identity):
             old, new = file.parent / path, folder / path
             if not old.is_dir() and new.exists() and not filecmp.cmp(old, new, shallow=False):
                 raise ValueError(
-                    f"{new} is in the way of the search in {file.parent}, which is to be copied; move it, "
-                    "or give another out_dir."
+                    f"{new} is in the way of the search in {file.parent}, which is to be copied; "
+                    "move it, or give another out_dir."
                 )
         for path in paths:
             old, new = file.parent / path, folder / path

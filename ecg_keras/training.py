@@ -83,9 +83,9 @@ def fit_and_report(
 ):
     """Train a model, keep its best epoch, measure the test part once, and write a report.
 
-    Kill it at any moment and call it again with the same arguments and a network of the same weights (call
-    ``keras.utils.set_random_seed`` before building it): it goes on after the last finished epoch. A call
-    after a finished run trains anew.
+    Kill it at any moment and call it again with the same arguments and a network of the same
+    weights (call ``keras.utils.set_random_seed`` before building it): it goes on after the last
+    finished epoch. A call after a finished run trains anew.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def fit_and_report(
         Parts with the same representation and, where patients are known, none in two parts.
         Only `train` may be balanced.
     out_dir : path
-        Folder for report.html, report.json, model.keras, history.csv, predictions.csv and pictures. Those of
-        an earlier run are replaced; no other file is.
+        Folder for report.html, report.json, model.keras, history.csv, predictions.csv and pictures.
+        Those of an earlier run are replaced; no other file is.
     epochs : int, default 12
         Passes over the train part, at most.
     batch_size : int, default 128
@@ -150,8 +150,8 @@ def fit_and_report(
     Raises
     ------
     ValueError
-        If the parts are not comparable, share patients, or do not fit the model, or a file in `out_dir`
-        that no run wrote would be replaced.
+        If the parts are not comparable, share patients, or do not fit the model, or a file in
+        `out_dir` that no run wrote would be replaced.
 
     Examples
     --------
@@ -266,8 +266,9 @@ def fit(
     Parameters
     ----------
     folder : path
-        Where the state to go on from is kept, and nothing else. A call with the same data, settings and
-        first weights goes on after the last finished epoch found there; another training's state is replaced.
+        Where the state to go on from is kept, and nothing else. A call with the same data, settings
+        and first weights goes on after the last finished epoch found there; the state of another
+        training is replaced.
     until : int, optional
         Stop after this many of the `epochs`; a later call with a larger `until` goes on.
     callbacks : sequence of keras.callbacks.Callback
@@ -453,7 +454,7 @@ def _fit(model, train, val, folder, settings, until, callbacks, progress):
                 initial_epoch=epochs.done,
                 epochs=min(until, settings["epochs"]),
                 callbacks=[epochs, *callbacks],
-                shuffle=False,  # the rows are; Keras would mix whole batches, by a state that is not kept
+                shuffle=False,  # the rows are; Keras would mix whole batches, and not keep how
                 verbose=0,
             )
         epochs.restore_best()
@@ -576,7 +577,7 @@ def architecture(model):
 
 
 def checkpoint_files(folder):
-    """Files in a checkpoint folder that a training wrote, state.json last, and those that none did."""
+    """Files of a checkpoint folder: those that a training wrote, state.json last, and others."""
     files = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
     known, ours, others = is_ours(folder / "state.json"), [], []
     for file in files:
@@ -622,8 +623,8 @@ class Epochs(keras.callbacks.Callback):
         self._network = model
         if others := checkpoint_files(self.folder)[1]:
             raise ValueError(
-                f"{others[0]} was not written by a training, and {self.folder} is to hold nothing but "
-                "the state to go on from; move it, or give another folder."
+                f"{others[0]} was not written by a training, and {self.folder} is to hold nothing "
+                "but the state to go on from; move it, or give another folder."
             )
         state, now = read_json(self.folder / "state.json") or {}, _digest(model)
         began, left = getattr(model, "_began", (now, now))
@@ -640,14 +641,14 @@ class Epochs(keras.callbacks.Callback):
             return
         if same and state["rows"] and "start" in state:
             print(
-                f"the network starts from other weights than the killed run in {self.folder} (to go on, seed "
-                "before building it: keras.utils.set_random_seed), so training starts anew"
+                f"the network starts from other weights than the killed run in {self.folder} (to "
+                "go on, seed before building: keras.utils.set_random_seed), so it starts anew"
             )
         self.start = now
         self._write_state()
 
     def remember(self):
-        """Note on the network which weights it began from and now has, so that it can go on itself."""
+        """Note on the network which weights it began from and has now, so that it can go on."""
         self._network._began = (self.start, _digest(self._network))
 
     def on_train_begin(self, logs=None):

@@ -17,10 +17,10 @@ from conftest import toy_dataset
 
 from ecg_keras import build_model, search, search_trials
 from ecg_keras.dataset import Balance, Scaler
-from ecg_keras.search import _prepare, default_result
+from ecg_keras.search import _data_file, _prepare, default_result
 from ecg_keras.search_space import declare
 from ecg_keras.spectrograms import to_spectrograms
-from ecg_keras.storage import write_json
+from ecg_keras.storage import read_json, write_json
 
 pytest.importorskip("keras_tuner")
 from ecg_keras.search import Supervisor
@@ -371,6 +371,20 @@ def test_what_is_told_of_a_running_trial_is_the_figure_it_is_ranked_by(
     assert result["objective"] == figure and told[-1]["value"] == result["value"]
 
 
+def test_a_promoted_trial_goes_on_from_the_one_before(tmp_path):
+    parts = toy_dataset(30), toy_dataset(30, seed=1)
+    job = a_trial(tmp_path / "0000") | {"epochs": 3}
+    for name, start, until, past in (("0000", 0, 1, None), ("0001", 1, 3, "0000")):
+        a_trial(tmp_path / name)
+        trial = json.loads((tmp_path / name / "trial.json").read_text())
+        trial |= {"start": start, "until": until, "past": past}
+        write_json(tmp_path / name / "trial.json", trial)
+        result = search_trials.run_trial(tmp_path / name, job, *parts)
+    first = json.loads((tmp_path / "0000" / "result.json").read_text())
+    assert result["taken_up_after"] == 1 and result["epochs_run"] == 3
+    assert result["curve"][:1] == first["curve"]
+
+
 def test_a_failed_trial_is_a_result_with_its_reason(tmp_path):
     job = a_trial(tmp_path / "0000", learning_rate=-1.0)
     result = search_trials.run_trial(
@@ -545,10 +559,8 @@ def test_three_machines_search_together_and_one_dies(tmp_path, monkeypatch):
             trial = running().get("one-0")
         except (OSError, ValueError):
             continue
-        if (
-            trial
-            and (tmp_path / "search" / "trials" / trial / "checkpoint" / "state.json").exists()
-        ):
+        state = tmp_path / "search" / "trials" / str(trial) / "checkpoint" / "state.json"
+        if (read_json(state) or {}).get("rows"):
             taken = trial
             for pid in [machines["one"].pid, *workers_of(machines["one"])]:
                 os.kill(pid, signal.SIGKILL)
@@ -693,6 +705,16 @@ def test_a_report_of_the_winner_that_would_replace_files_is_refused_before_the_s
     with pytest.raises(ValueError, match="model.keras was not written by"):
         search(toy, toy, test=toy, max_trials=1, out_dir=tmp_path, **SMALL)
     assert not list(tmp_path.glob("trials/*"))
+
+
+def test_of_old_files_in_the_cache_only_those_of_searches_are_removed(toy, tmp_path):
+    folder = tmp_path / "cache" / "search"
+    folder.mkdir(parents=True)
+    for name in ("0123456789abcdef.parts", ".0123456789abcdef-abc123_x.parts", "engine.parts"):
+        (folder / name).write_text(name)
+        os.utime(folder / name, (0, 0))
+    new = _data_file({}, toy, toy)
+    assert sorted(folder.iterdir()) == sorted([new, folder / "engine.parts"])
 
 
 def test_two_searches_in_one_folder_are_refused(tmp_path):
