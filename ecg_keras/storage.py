@@ -2,21 +2,11 @@
 
 Conventions
 -----------
-<<<<<<< ours
 Every file is written beside its final name and then renamed, so a reader sees the old file or the
 new one, never half of one. Only files that this package wrote are replaced or removed: a folder is
 known as the package's own by a JSON file in it (`_MARKS`). A cache is an .npz file of NumPy, not
 compressed, and beside its arrays it holds its key as JSON. The zip format has a CRC-32 of each
 array. A cache that is damaged, or of another key, counts as absent.
-=======
-Every file is written beside its final name and then renamed, so a reader sees
-the old file or the new one, never half of one. Only files that this package wrote are
-ever replaced or removed: a folder is known as its own by a JSON file in it (`_MARKS`).
-
-A cache is one uncompressed file: a header line of JSON (the key, and shape, dtype and offset of
-each array), its CRC-32, then the arrays' bytes with a CRC-32 each. A file that does not check is as
-good as absent.
->>>>>>> theirs
 """
 
 import contextlib
@@ -75,13 +65,9 @@ def atomic_path(path):
 
 
 def final_name(name):
-<<<<<<< ours
     """The name that a temporary file of `atomic_path` was to get; another name as it is.
 
     A kill leaves such a file.
-=======
-    """The name that a temporary file of `atomic_path` was to get; other names as they are.
->>>>>>> theirs
 
     Examples
     --------
@@ -99,15 +85,9 @@ def is_ours(path):
 
 
 def check_free(folder, names, *marks):
-<<<<<<< ours
     """Refuse a folder where others' files would be replaced.
 
     Those are files that match `names` (glob patterns) in a folder that has none of `marks`.
-=======
-    """Refuse to write `names` (glob patterns) where files of these names are not this package's.
-
-    They are where one of `marks` is in the folder, see `is_ours`.
->>>>>>> theirs
     """
     folder = pathlib.Path(folder)
     if any(is_ours(folder / mark) for mark in marks):
