@@ -21,16 +21,16 @@ import pathlib
 import numpy as np
 
 from ecg_keras._checks import check_positive, require
+from ecg_keras.mitbih_csv import FS, MARKER, cut_beats, load_mitbih_csv
 from ecg_keras.storage import atomic_path, cache_folder, write_text
 from ecg_keras.wfdb_records import AAMI_CLASSES, Recording
 
-MARKER = "SYNTHETIC.txt"  # beside CSVs that are synthetic
+_CSV = ("mitbih_train.csv", "mitbih_test.csv")
 _SYMBOLS = np.array(["N", "A", "V", "F", "/"])  # MIT-BIH annotation of each class
 _SHARES = {"N": 0.80, "S": 0.04, "V": 0.08, "F": 0.02, "Q": 0.06}  # of the CSV rows
-_FS_CSV, _SAMPLES, _WINDOW_S = 125, 187, 10.0  # of the Kaggle files
 _N_PATIENTS = 24
 _PACED_EVERY = 8  # one patient in so many has a pacemaker
-_VERSION = 1  # raise when the same seed makes other beats: cached demo files are then made again
+_VERSION = 2  # raise when the same seed makes other beats: cached demo files are then made again
 
 
 def load_demo(*, n_beats=5000, balance=None, standardize=False, val_fraction=0.1, seed=0):
@@ -63,12 +63,8 @@ def load_demo(*, n_beats=5000, balance=None, standardize=False, val_fraction=0.1
     >>> train.synthetic, test.x.shape
     (True, (40, 187, 1))
     """
-    from ecg_keras.mitbih_csv import load_mitbih_csv
-
     folder = cache_folder() / f"demo-{_VERSION}-{n_beats}-{seed}"
-    if not all(
-        (folder / name).is_file() for name in (MARKER, "mitbih_train.csv", "mitbih_test.csv")
-    ):
+    if not all((folder / name).is_file() for name in (MARKER, *_CSV)):
         write_demo_csv(folder, n_beats=n_beats, seed=seed)
     parts = load_mitbih_csv(
         folder, balance=balance, standardize=standardize, val_fraction=val_fraction, seed=seed
@@ -85,15 +81,14 @@ def load_demo(*, n_beats=5000, balance=None, standardize=False, val_fraction=0.1
 def write_demo_csv(directory, *, n_beats=5000, seed=0):
     """Write synthetic beats in the form of the Kaggle 'heartbeat' files.
 
-    The recordings of 24 synthetic patients are cut as the authors of those files describe: each window of
-    10 s is scaled to 0..1; a beat goes from its R peak over 1.2 times the window's median RR
-    interval and is padded with zeros to 187 samples. As in the original, beats of one patient are in both files.
+    The recordings of 24 synthetic patients are cut into beats by `mitbih_csv.cut_beats`. As in the
+    original, beats of one patient are in both files.
 
     Parameters
     ----------
     directory : str or path
-        Folder for ``mitbih_train.csv`` and ``mitbih_test.csv`` (four fifths and one fifth of each class: 80 % N,
-        4 % S, 8 % V, 2 % F, 6 % Q), and for the marker file ``SYNTHETIC.txt``.
+        Folder for ``mitbih_train.csv`` and ``mitbih_test.csv`` (four fifths and one fifth of each
+        class: 80 % N, 4 % S, 8 % V, 2 % F, 6 % Q), and for the marker file ``SYNTHETIC.txt``.
     n_beats : int, default 5000
         Beats in both files together, at least 40.
     seed : int, default 0
@@ -120,12 +115,11 @@ def write_demo_csv(directory, *, n_beats=5000, seed=0):
             f"n_beats must be at least 40, so that each file has all five classes; got {n_beats}."
         )
     directory = pathlib.Path(directory)
-    present = [
-        name for name in ("mitbih_train.csv", "mitbih_test.csv") if (directory / name).exists()
-    ]
+    present = [name for name in _CSV if (directory / name).exists()]
     if present and not (directory / MARKER).exists():
         raise ValueError(
-            f"{directory / present[0]} exists and is not synthetic; name another folder for the demo set."
+            f"{directory / present[0]} exists and is not synthetic; name another folder for the "
+            "demo set."
         )
     rng = np.random.default_rng([seed, _N_PATIENTS])
     x, y = _beats_of_all(int(n_beats), seed)
@@ -139,8 +133,8 @@ def write_demo_csv(directory, *, n_beats=5000, seed=0):
     # the marker comes first: no CSV of ours is ever without it
     write_text(
         directory / MARKER,
-        "The beats in this folder were made by ecg_keras.demo. They are not measured, and figures reached "
-        f"on them say nothing about patients.\nn_beats={n_beats} seed={seed}\n",
+        "The beats in this folder were made by ecg_keras.demo. They are not measured, and figures "
+        f"reached on them say nothing about patients.\nn_beats={n_beats} seed={seed}\n",
     )
     for part, rows in parts.items():
         rows = rng.permutation(np.concatenate(rows))
@@ -150,13 +144,14 @@ def write_demo_csv(directory, *, n_beats=5000, seed=0):
 
 
 def write_demo_records(directory, *, n_patients=12, duration_s=300.0, seed=0):
-    """Write synthetic recordings as WFDB files with beat annotations, laid out like the MIT-BIH database.
+    """Write synthetic recordings as WFDB files with beat annotations, like the MIT-BIH database.
 
     Parameters
     ----------
     directory : str or path
-        Folder for ``demo000.hea``, ``.dat`` and ``.atr`` (leads MLII and V1, 360 Hz, symbols N A V F /), one per
-        patient, and the list ``RECORDS``. Every header says that the recording is synthetic.
+        Folder for ``demo000.hea``, ``.dat`` and ``.atr`` (leads MLII and V1, 360 Hz, symbols
+        N A V F /), one of each per patient, and the list ``RECORDS``. Every header says that the
+        recording is synthetic.
     n_patients : int, default 12
         Recordings to write; every eighth patient is paced.
     duration_s : float, default 300
@@ -220,7 +215,8 @@ def simulate_patient(patient, *, duration_s=60.0, fs=360.0, seed=0):
     Parameters
     ----------
     patient : int
-        Which patient: sets the shape, rhythm, ectopic beats and noise. Patients 7, 15, 23 ... are paced.
+        Which patient: sets the shape, rhythm, ectopic beats and noise. Patients 7, 15, 23 ...
+        are paced.
     duration_s : float, default 60
         Length, in s.
     fs : float, default 360
@@ -231,7 +227,8 @@ def simulate_patient(patient, *, duration_s=60.0, fs=360.0, seed=0):
     Returns
     -------
     recording : wfdb_records.Recording
-        Signal ``(round(duration_s * fs), 2)`` in mV, leads MLII and V1; beats of the symbols N A V F /.
+        Signal ``(round(duration_s * fs), 2)`` in mV, leads MLII and V1; beats of the symbols
+        N A V F /.
 
     Raises
     ------
@@ -279,11 +276,10 @@ def _rhythm(duration_s, mean_rr_s, paced, rng):
             [rng.uniform(0.02, 0.14), rng.uniform(0.04, 0.18), rng.uniform(0.01, 0.05)]
         )  # S, V, F
         kinds = rng.choice(4, n, p=[1 - rates.sum(), *rates])
-        kinds[1:][(kinds[1:] > 0) & (kinds[:-1] > 0)] = (
-            0  # no runs: each ectopic beat follows a sinus beat
-        )
+        kinds[1:][(kinds[1:] > 0) & (kinds[:-1] > 0)] = 0  # an ectopic beat follows a sinus beat
         kinds[0] = 0
-        # two peaks of the RR spectrum: Mayer waves at 0.1 Hz and respiration at 0.25 Hz (McSharry, section II)
+        # two peaks of the RR spectrum: Mayer waves at 0.1 Hz and respiration at 0.25 Hz
+        # (McSharry, section II)
         t = mean_rr_s * np.arange(n)
         depth = rng.uniform(0.005, 0.04, 2)
         swing = sum(
@@ -295,7 +291,8 @@ def _rhythm(duration_s, mean_rr_s, paced, rng):
             [rng.uniform(0.62, 0.88, n), rng.uniform(0.55, 0.85, n), rng.uniform(0.90, 1.0, n)],
             1.0,
         )
-        # after V the sinus node keeps its beat: the pause makes up what was early; S resets it, with a short delay
+        # after V the sinus node keeps its beat: the pause makes up what was early; S resets it,
+        # with a short delay
         pause = np.select([kinds == 1, kinds == 2], [rng.uniform(1.05, 1.35, n), 2 - early], 1.0)
         rr *= early * np.concatenate([[1.0], pause[:-1]])
     times_s = rng.uniform(0, mean_rr_s) + np.cumsum(rr) - rr[0]
@@ -303,8 +300,9 @@ def _rhythm(duration_s, mean_rr_s, paced, rng):
     return times_s[keep], kinds[keep]
 
 
-# Angle (rad), width (rad) and amplitude (mV in MLII, mV in V1) of P, Q, R, S, T and the pacing spike. Angles and widths
-# of P to T follow table I of McSharry et al.; MLII amplitudes are its a * b**2, R scaled to 1.
+# Angle (rad), width (rad) and amplitude (mV in MLII, mV in V1) of P, Q, R, S, T and the pacing
+# spike. Angles and widths of P to T follow table I of McSharry et al.; MLII amplitudes are its
+# a * b**2, R scaled to 1.
 _NORMAL = np.array(
     [
         [-1.05, 0.25, 0.15, 0.08],
@@ -319,7 +317,7 @@ _P, _Q, _R, _S, _T, _SPIKE = range(6)
 
 
 def _waves(kinds, rng):
-    """Kinds (n_beats,) to angle, width and amplitudes of every wave (n_beats, 6, 4), for one patient."""
+    """Kinds (n_beats,) to angle, width, amplitudes of a patient's waves (n_beats, 6, 4)."""
     n = len(kinds)
     normal = _NORMAL.copy()
     normal[:, 0] *= rng.uniform(0.9, 1.1, 6)
@@ -363,9 +361,8 @@ def _draw(times_s, waves, cycle_s, n_samples, fs):
     theta = 2 * np.pi * (at / fs - times_s[:, None]) / cycle_s
     beats = np.zeros((*at.shape, 2))
     for wave in range(waves.shape[1]):
-        angle, width, *amplitude = np.moveaxis(waves[:, wave], -1, 0)[
-            ..., None
-        ]  # each (n_beats, 1)
+        # each (n_beats, 1)
+        angle, width, *amplitude = np.moveaxis(waves[:, wave], -1, 0)[..., None]
         bump = np.exp(-0.5 * ((theta - angle) / width) ** 2)
         beats += bump[..., None] * np.stack(amplitude, axis=-1)
     at = np.clip(at, -1, n_samples) + 1  # what lies outside falls into a bin at either end
@@ -377,13 +374,11 @@ def _draw(times_s, waves, cycle_s, n_samples, fs):
 
 
 def _noise(n_samples, fs, rng):
-    """Baseline wander, mains hum and muscle noise (n_samples, 2), in mV; levels differ between patients."""
+    """Baseline wander, mains hum and muscle noise (n_samples, 2), in mV, of random levels."""
     t = np.arange(n_samples) / fs
     noise = np.zeros((n_samples, 2))
-    for low_hz, high_hz, most_mv in (
-        (0.02, 0.08, 0.2),
-        (0.15, 0.40, 0.12),
-    ):  # electrode drift, respiration
+    # electrode drift, respiration
+    for low_hz, high_hz, most_mv in ((0.02, 0.08, 0.2), (0.15, 0.40, 0.12)):
         wander = np.sin(2 * np.pi * (rng.uniform(low_hz, high_hz) * t + rng.random()))
         noise += wander[:, None] * rng.uniform(0.2, 1, 2) * most_mv
     mains_hz = rng.choice([50.0, 60.0])
@@ -398,32 +393,13 @@ def _noise(n_samples, fs, rng):
 def _beats_of_all(n_beats, seed):
     """Enough beats of every kind, cut like the Kaggle files: x (n, 187) in 0..1 and y (n,)."""
     duration_s = max(60.0, 1.5 * n_beats / _N_PATIENTS)
-    cut = [
-        _cut(simulate_patient(patient, duration_s=duration_s, fs=_FS_CSV, seed=seed))
-        for patient in range(_N_PATIENTS)
-    ]
-    x, y = (np.concatenate(arrays) for arrays in zip(*cut))
-    return x, y
-
-
-def _cut(recording):
-    """A recording to beats (n, 187) in 0..1 and their classes, as the Kaggle files' authors describe."""
-    lead, width = recording.signal[:, 0], int(_WINDOW_S * recording.fs)
-    beats, labels = [], []
-    for start in range(0, len(lead) - width + 1, width):
-        window = lead[start : start + width]
-        window = (window - window.min()) / np.ptp(window)
-        inside = (recording.peaks >= start) & (recording.peaks < start + width)
-        peaks = recording.peaks[inside] - start
-        if len(peaks) < 3:
-            continue
-        length = min(round(1.2 * np.median(np.diff(peaks))), _SAMPLES)
-        whole = peaks + length <= width  # a beat that runs past its window is left out
-        rows = np.zeros((whole.sum(), _SAMPLES))
-        rows[:, :length] = window[peaks[whole, None] + np.arange(length)]
-        beats.append(rows)
-        labels.append([AAMI_CLASSES.index(name) for name in recording.aami[inside][whole]])
-    return np.concatenate(beats), np.concatenate(labels)
+    x, y = [], []
+    for patient in range(_N_PATIENTS):
+        recording = simulate_patient(patient, duration_s=duration_s, fs=FS, seed=seed)
+        rows, kept = cut_beats(recording)
+        x.append(rows)
+        y += [AAMI_CLASSES.index(name) for name in recording.aami[kept]]
+    return np.concatenate(x), np.array(y)
 
 
 def _class_counts(n_beats):

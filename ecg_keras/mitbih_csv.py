@@ -1,17 +1,12 @@
-"""Load the Kaggle form of the MIT-BIH Arrhythmia Database: two CSV files of single beats.
+"""Load the MIT-BIH beats of Kaggle's two CSV files, or make such files of raw recordings.
 
 Conventions
 -----------
-A row is one beat: 187 samples at 125 Hz from its R peak on, scaled to 0..1 in
-its 10 s window and padded with zeros, then the class as a number. Classes are
-AAMI's N, S, V, F, Q, in that order.
-
-Write the Kaggle form of MIT-BIH beats from raw recordings, with the record of every row.
-
-Conventions
------------
-A row is 187 samples at 125 Hz from an R peak on, scaled to 0..1 within its 10 s
-window, padded with zeros, then the class as a float (0 to 4 for N S V F Q).
+A row is one beat, then its class as a number, 0 to 4 for AAMI's N, S, V, F, Q. A beat is 187
+samples at 125 Hz. It is cut as M. Kachuee et al. describe ("ECG heartbeat classification: a deep
+transferable representation", ICHI 2018): the recording is taken in windows of 10 s, each window
+is scaled to 0..1, and a beat goes from its R peak over 1.2 times the window's median RR interval.
+Zeros fill the rest of the row.
 """
 
 import contextlib
@@ -38,23 +33,22 @@ from ecg_keras.storage import (
     write_cache,
     write_text,
 )
-from ecg_keras.wfdb_records import (
-    AAMI_CLASSES,
-    ONE_PATIENT,
-    list_records,
-    read_recording,
-)
+from ecg_keras.wfdb_records import AAMI_CLASSES, ONE_PATIENT, list_records, read_recording
 
 FS = 125.0  # Hz
 N_SAMPLES = 187
+MARKER = "SYNTHETIC.txt"  # beside CSV files that are not measured
+_WINDOW_S = 10.0  # in which a beat is scaled
 
 _FILES = {"train": "mitbih_train.csv", "test": "mitbih_test.csv"}
 _ENDINGS = ("", ".gz", ".zip")
 _KAGGLE_INPUT = pathlib.Path("/kaggle/input")
 _GET_THEM = (
-    "get them with: ecg-keras download mitbih-csv DIR (or attach the Kaggle data set shayanfazeli/heartbeat), "
-    "then give DIR, or set ECG_KERAS_DATA"
+    "get them with: ecg-keras download mitbih_csv DIR (or attach the Kaggle data set "
+    "shayanfazeli/heartbeat), then give DIR, or set ECG_KERAS_DATA"
 )
+_UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)  # of a damaged or packed file
+_COLUMNS = f"expected {N_SAMPLES + 1} columns ({N_SAMPLES} samples and a label)"
 _MIXED = (
     "Beats of the same patients are in the train and test files of this data set, so these figures "
     "say how well beats of known patients are told apart, not how well it works on a new patient."
@@ -73,31 +67,32 @@ def load_mitbih_csv(
 ):
     """Load the MIT-BIH beats of the Kaggle data set 'heartbeat'.
 
-    Source: G. B. Moody, R. G. Mark, 'The impact of the MIT-BIH Arrhythmia Database', IEEE EMB 20(3),
-    2001, as beats by M. Kachuee et al., 'ECG heartbeat classification', ICHI 2018; Kaggle data set
-    shayanfazeli/heartbeat. Licence ODC-BY 1.0. Lead MLII (else the first), resampled by its publisher from 360 to
-    125 Hz, each 10 s window scaled to 0..1, a beat cut from its R peak for 1.2 times the window's median
-    RR interval and padded with zeros. The files do not name patients, and beats of one patient are in both.
+    Source: G. B. Moody, R. G. Mark, 'The impact of the MIT-BIH Arrhythmia Database', IEEE EMB
+    20(3), 2001; cut into beats by M. Kachuee et al., 'ECG heartbeat classification', ICHI 2018;
+    Kaggle data set shayanfazeli/heartbeat; licence ODC-BY 1.0. Lead MLII (else the first), which
+    the publisher resampled from 360 to 125 Hz and cut as the head of this module says. The files
+    do not name patients, and beats of one patient are in both.
 
     Parameters
     ----------
     directory : path, optional
-        A folder that holds mitbih_train.csv and mitbih_test.csv (also further down, also as .csv.gz or
-        .csv.zip), or a .zip of both. By default ``ECG_KERAS_DATA``, then Kaggle's input folders.
+        A folder that holds mitbih_train.csv and mitbih_test.csv (also in a folder below it, also
+        as .csv.gz or .csv.zip), or a .zip of both. By default the folder that the environment
+        variable ``ECG_KERAS_DATA`` names, then Kaggle's input folders.
     split : {"files", "patient"}, default "files"
-        "files" tests on mitbih_test.csv. "patient" divides all rows by whole patients, 70 % to train on,
-        15 % to validate, 15 % to test; needs the file mitbih_rows.csv that
-        ``ecg-keras make-mitbih-csv`` writes.
+        "files" tests on mitbih_test.csv. "patient" divides all rows by whole patients, 70 % to
+        train on, 15 % to validate, 15 % to test; it needs the file mitbih_rows.csv that
+        `make_mitbih_csv` writes.
     balance : {None, "smote", "smote_tomek", "class_weight", "sampler"}, default None
-        How the train part is balanced, see `dataset.balance_train`.
+        How the train part is balanced; see `dataset.balance_train`.
     caps : dict of str to int, optional
         Most train rows of a class after balancing.
     standardize : bool, default False
-        Subtract the mean and divide by the standard deviation of each of the 187 samples over the train
-        rows (scikit-learn's StandardScaler). The saved model does the same to raw beats.
+        Subtract the mean and divide by the standard deviation of each of the 187 samples over the
+        train rows. The saved model does the same to raw beats.
     val_fraction : float, default 0.1
-        Share of the rows of mitbih_train.csv cut off for validation, the same of each class, before
-        anything is balanced or fitted.
+        Share of the rows of mitbih_train.csv that are cut off for validation, the same of each
+        class, before anything is balanced or fitted.
     seed : int, default 0
         Seed of the split and of balancing.
 
@@ -109,13 +104,13 @@ def load_mitbih_csv(
     Raises
     ------
     ValueError
-        If a file is missing, cut off, not a CSV of 188 numbers a row, or holds NaN, infinity or a label
-        that is not 0 to 4; names the file, row and column.
+        If a file is missing, cut off, not a CSV of 188 numbers a row, or holds NaN, infinity or a
+        label that is not 0 to 4; names the file, row and column.
 
     Notes
     -----
-    The first call reads the text and keeps the beats, checksummed, in ``ECG_KERAS_CACHE`` (default
-    ``~/.cache/ecg_keras``); later calls read that as long as the files are the same.
+    The first call reads the text and keeps the beats in the folder ``ECG_KERAS_CACHE`` (by default
+    ``~/.cache/ecg_keras``). Later calls read them there as long as the CSV files are the same.
 
     Examples
     --------
@@ -128,15 +123,12 @@ def load_mitbih_csv(
     ((187, 1), ('N', 'S', 'V', 'F', 'Q'), 125.0)
     """
     balance = check_option("balance", balance, BALANCES)
-    check_option("split", split, ("files", "patient"))
+    split = check_option("split", split, ("files", "patient"))
     check_fraction("val_fraction", val_fraction)
     start = time.perf_counter()
     files = find_csv_files(directory)
     arrays = _read_cached(files)
-    synthetic = any(
-        (folder / "SYNTHETIC.txt").is_file()
-        for folder in {file.path.parent for file in files.values()}
-    )
+    synthetic = any((file.path.parent / MARKER).is_file() for file in files.values())
     source = (
         "synthetic demo set in the form of the MIT-BIH CSV"
         if synthetic
@@ -352,7 +344,7 @@ def read_beats_csv(file):
                 encoding="latin-1",
             )
         values = table.to_numpy()
-    except (ValueError, OverflowError, EOFError, zlib.error, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OverflowError, *_UNREADABLE) as error:
         raise ValueError(_first_fault(file) or f"{file.path}: cannot be read ({error}).") from error
     if values.shape[1] != N_SAMPLES + 1 or not np.isfinite(values.sum(dtype=np.float64)):
         raise ValueError(_first_fault(file) or f"{file.path}: holds values that are not finite.")
@@ -362,13 +354,13 @@ def read_beats_csv(file):
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(
-            f"{file.name}: row {row + 1}, column {N_SAMPLES + 1}: the label must be a whole number 0 to 4 "
-            f"({', '.join(AAMI_CLASSES)}), got {labels[row]:g}."
+            f"{file.name}: row {row + 1}, column {N_SAMPLES + 1}: the label must be a whole number "
+            f"0 to 4 ({', '.join(AAMI_CLASSES)}), got {labels[row]:g}."
         )
     if len(np.unique(whole)) < 2:
         raise ValueError(
-            f"{file.name}: all {len(whole)} beats are of class {AAMI_CLASSES[whole[0]]}; a classifier needs at least two "
-            f"classes. The file is not whole or was filtered; {_GET_THEM}."
+            f"{file.name}: all {len(whole)} beats are of class {AAMI_CLASSES[whole[0]]}; a "
+            f"classifier needs at least two classes. The file is not whole; {_GET_THEM}."
         )
     return np.ascontiguousarray(values[:, :-1]), whole
 
@@ -378,7 +370,7 @@ def _check_looks(file):
     try:
         with file.open() as stream:
             head = stream.read(8192)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{file.path}: cannot be unpacked ({error}); {_GET_THEM}.") from error
     if not head.strip():
         raise ValueError(f"{file.path}: is empty; {_GET_THEM}.")
@@ -388,17 +380,17 @@ def _check_looks(file):
         )
     if head.lstrip()[:1] == b"<":
         raise ValueError(
-            f"{file.path}: is an HTML page, not a CSV (a download that needed a login?); {_GET_THEM}."
+            f"{file.path}: is an HTML page, not a CSV (did the download need a login?); "
+            f"{_GET_THEM}."
         )
     first = head.split(b"\n", 1)[0].decode("latin-1").strip().split(",")
     if b"\n" in head and not _number(first[0]) and sum(map(_number, first)) < len(first) / 2:
         raise ValueError(
-            f"{file.name}: row 1 is a header line ({', '.join(first[:3])} ...); remove it, rows are numbers only."
+            f"{file.name}: row 1 is a header line ({', '.join(first[:3])} ...); remove it, rows "
+            "are numbers only."
         )
     if b"\n" in head and len(first) != N_SAMPLES + 1:
-        raise ValueError(
-            f"{file.name}: expected {N_SAMPLES + 1} columns ({N_SAMPLES} samples and a label), got {len(first)} in row 1."
-        )
+        raise ValueError(f"{file.name}: {_COLUMNS}, got {len(first)} in row 1.")
     if file.member is None and file.path.suffix == ".csv":
         with open(file.path, "rb") as stream:
             stream.seek(max(0, os.path.getsize(file.path) - 16384))
@@ -406,8 +398,8 @@ def _check_looks(file):
         last = tail.rstrip(b"\r").split(b"\n")[-1].decode("latin-1")
         if last and (last.count(",") != N_SAMPLES or len(last.rsplit(",", 1)[1]) < len(first[-1])):
             raise ValueError(
-                f"{file.name}: the last line is cut off after column {last.count(',') + 1}; the file is not whole, get it again: "
-                f"{_GET_THEM}."
+                f"{file.name}: the last line is cut off after column {last.count(',') + 1}; the "
+                f"file is not whole; {_GET_THEM}."
             )
 
 
@@ -422,25 +414,27 @@ def _number(text):
 
 def _first_fault(file):
     """Say where the first fault of a file is, line by line; None if there is none."""
-    line, row = "", 0
+    row, most = 0, float(np.finfo(np.float32).max)
     try:
         with file.open() as stream:
             for row, line in enumerate(io.TextIOWrapper(stream, encoding="latin-1"), 1):
                 fields = line.strip().split(",")
                 if fields == [""]:
                     continue
+                place = f"{file.name}: row {row}"
                 if len(fields) != N_SAMPLES + 1:
                     return (
-                        f"{file.name}: row {row}: expected {N_SAMPLES + 1} columns ({N_SAMPLES} samples and a label), "
-                        f"got {len(fields)}; the line is cut off or joined with another."
+                        f"{place}: {_COLUMNS}, got {len(fields)}; the line is cut off or joined "
+                        "with another."
                     )
                 for column, text in enumerate(fields, 1):
                     if not _number(text):
-                        got = repr(text) if text else "nothing"
-                        return f"{file.name}: row {row}, column {column}: expected a number, got {got}; correct or remove the row."
-                    if not abs(float(text)) <= float(np.finfo(np.float32).max):
-                        return f"{file.name}: row {row}, column {column}: is {text}; samples must be finite, remove the row."
-    except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
+                        fault = f"expected a number, got {repr(text) if text else 'nothing'}"
+                        return f"{place}, column {column}: {fault}; correct or remove the row."
+                    if not abs(float(text)) <= most:
+                        fault = f"is {text}; samples must be finite"
+                        return f"{place}, column {column}: {fault}, remove the row."
+    except _UNREADABLE as error:
         return f"{file.path}: is cut off or damaged after row {row} ({error}); {_GET_THEM}."
     return None
 
@@ -468,8 +462,8 @@ def _read_rows(folder, lengths):
     path = folder / "mitbih_rows.csv"
     if not path.is_file():
         raise ValueError(
-            f"{path}: not found. split='patient' needs it, and the Kaggle files do not name patients; write files that do "
-            "with: ecg-keras make-mitbih-csv RECORDS_DIR OUT_DIR"
+            f"{path}: not found. split='patient' needs it, and the Kaggle files do not name "
+            "patients; write files that do with: ecg-keras make-mitbih-csv RECORDS_DIR OUT_DIR"
         )
     table = pd.read_csv(path, dtype={"part": str, "record": str, "patient": str})
     for column in ("part", "record", "patient"):
@@ -481,23 +475,19 @@ def _read_rows(folder, lengths):
     for (name, n), part in zip(lengths.items(), parts):
         if len(part) != n:
             raise ValueError(
-                f"{path}: names {len(part)} rows of {_FILES[name]}, which has {n}; write both files anew."
+                f"{path}: names {len(part)} rows of {_FILES[name]}, which has {n}; write both "
+                "files anew."
             )
     table = pd.concat(parts)
     return table["patient"].to_numpy(), table["record"].to_numpy()
 
 
-_FS, _SAMPLES, _WINDOW_S = 125.0, 187, 10.0
-
-
 def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise", seed=0):
     """Write mitbih_train.csv, mitbih_test.csv and mitbih_rows.csv from a folder of raw recordings.
 
-    The method is that of the Kaggle files' authors (M. Kachuee et al., ICHI 2018): lead MLII, else the
-    first, resampled to 125 Hz; windows of 10 s one after the other, each scaled to 0..1; a beat goes from its R peak for
-    1.2 times the median RR interval of its window and is padded with zeros to 187 samples. R peaks are the
-    annotated ones. Rows are divided at random within each class, so patients are mixed as in the
-    original; ``load_mitbih_csv(out_dir, split="patient")`` keeps them apart by the third file.
+    Beats are cut as in the Kaggle files (see `cut_beats`), at the annotated R peaks. Rows are
+    divided at random within each class, so patients are mixed as in the original;
+    ``load_mitbih_csv(out_dir, split="patient")`` keeps them apart by the third file.
 
     Parameters
     ----------
@@ -518,13 +508,14 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
     Raises
     ------
     ValueError
-        If a recording cannot be read, or `out_dir` holds measured files and these are synthetic, or the
-        other way round.
+        If a recording cannot be read, or if one of `out_dir` and the recordings is synthetic and
+        the other is measured.
 
     Notes
     -----
-    mitbih_rows.csv has the columns ``part`` (train or test), ``row`` (from 0, as in that part's file),
-    ``record``, ``patient`` (201 and 202 are one), ``sample`` (of the R peak, at the record's own rate), ``symbol``.
+    mitbih_rows.csv has the columns ``part`` (train or test), ``row`` (from 0, as in that part's
+    file), ``record``, ``patient`` (records 201 and 202 are of one), ``sample`` (of the R peak, at
+    the record's own rate) and ``symbol``.
 
     Examples
     --------
@@ -535,20 +526,22 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
     >>> make_mitbih_csv(records, out).split(":")[0].split()[1:]
     ['rows', 'of', '2', 'records']
     """
+    check_option("on_error", on_error, ("raise", "skip"))
+    check_fraction("test_fraction", test_fraction)
     start, out_dir = time.perf_counter(), pathlib.Path(out_dir)
     rows, labels, origin, skipped = [], [], [], []
     synthetic, late = False, 0
     names = list_records(records_dir)
     for name in names:
         try:
-            recording = _read(records_dir, name)
+            recording = read_recording(records_dir, name, lead=None)
         except ValueError as error:
             if on_error == "raise":
                 raise
             skipped.append(str(error))
             continue
         synthetic, late = synthetic | recording.synthetic, late + recording.late
-        cut, kept = _cut(recording)
+        cut, kept = cut_beats(recording)
         rows.append(cut)
         labels.append([AAMI_CLASSES.index(label) for label in recording.aami[kept]])
         patient = ONE_PATIENT.get(name, name)
@@ -575,15 +568,16 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
     counts = ", ".join(
         f"{name} {count:,}" for name, count in zip(AAMI_CLASSES, np.bincount(labels, minlength=5))
     )
-    line = f"{len(rows):,} rows of {len(names) - len(skipped)} records: {counts}; in {out_dir}, {time.perf_counter() - start:.0f} s"
+    line = f"{len(rows):,} rows of {len(names) - len(skipped)} records: {counts}; "
+    line += f"in {out_dir}, {time.perf_counter() - start:.0f} s"
     if late:
         line += f"; annotations after the end of their recording, left out: {late}"
     return line + "".join(f"\nskipped: {error}" for error in skipped)
 
 
 def _mark(out_dir, synthetic):
-    """Write the marker of synthetic files, before any of them; refuse a folder of the other kind."""
-    marker = out_dir / "SYNTHETIC.txt"
+    """Write the marker of synthetic files before any of them; refuse a folder of measured ones."""
+    marker = out_dir / MARKER
     present = [file for file in sorted(out_dir.glob("mitbih_t*.csv")) if file.is_file()]
     if synthetic and present and not marker.exists():
         raise ValueError(
@@ -592,42 +586,11 @@ def _mark(out_dir, synthetic):
         )
     if not synthetic and marker.exists():
         raise ValueError(
-            f"{marker} marks what is in the folder as synthetic, and these recordings are measured; "
-            "give another out_dir."
+            f"{marker} marks what is in the folder as synthetic, and these recordings are "
+            "measured; give another out_dir."
         )
     if synthetic:
         write_text(marker, "These beats are of synthetic recordings; they were not measured.\n")
-
-
-def _read(directory, name):
-    """A recording's lead MLII, or its first."""
-    whole = read_recording(directory, name, lead=None)
-    column = whole.leads.index("MLII") if "MLII" in whole.leads else 0
-    object.__setattr__(whole, "signal", whole.signal[:, column])
-    return whole
-
-
-def _cut(recording):
-    """One lead of a recording to its rows float64 (n, 187), and which annotated beats they are."""
-    signal = resample(recording.signal, fs=recording.fs, to_fs=_FS)
-    peaks = np.round(recording.peaks * _FS / recording.fs).astype(np.int64)
-    length = int(_WINDOW_S * _FS)
-    rows, kept = [], []
-    for begin in range(0, len(signal), length):
-        window = signal[begin : begin + length]
-        inside = np.flatnonzero((peaks >= begin) & (peaks < begin + length))
-        if len(window) < 2 or np.ptp(window) == 0 or not len(inside):
-            continue
-        rr = np.diff(peaks[inside])
-        usual = np.median(rr) if len(rr) else _FS
-        for i in inside:
-            beat = signal[
-                peaks[i] : peaks[i] + min(int(1.2 * usual), _SAMPLES)
-            ]  # may reach into the next window
-            beat = np.clip((beat - window.min()) / np.ptp(window), 0, 1)
-            rows.append(np.pad(beat, (0, _SAMPLES - len(beat))))
-            kept.append(i)
-    return np.array(rows).reshape(-1, _SAMPLES), np.array(kept, int)
 
 
 def _divided(labels, test_fraction, rng):
@@ -640,3 +603,45 @@ def _divided(labels, test_fraction, rng):
         "train": rng.permutation(np.flatnonzero(~test)),
         "test": rng.permutation(np.flatnonzero(test)),
     }
+
+
+def cut_beats(recording):
+    """Cut the beats of a recording as the Kaggle files have them.
+
+    Parameters
+    ----------
+    recording : wfdb_records.Recording
+        Its lead MLII is used, else its first.
+
+    Returns
+    -------
+    rows : float64, shape (n_rows, 187)
+        Beats at 125 Hz from their R peak on, in 0..1, padded with zeros.
+    kept : int, shape (n_rows,)
+        Which annotated beat each row is. Windows that do not move give no rows.
+
+    Examples
+    --------
+    >>> from ecg_keras.demo import simulate_patient
+    >>> rows, kept = cut_beats(simulate_patient(0, duration_s=30))
+    >>> rows.shape[1], rows.min(), rows.max()
+    (187, np.float64(0.0), np.float64(1.0))
+    """
+    column = recording.leads.index("MLII") if "MLII" in recording.leads else 0
+    signal = resample(recording.signal[:, column], fs=recording.fs, to_fs=FS)
+    peaks = np.round(recording.peaks * FS / recording.fs).astype(np.int64)
+    length = int(_WINDOW_S * FS)
+    rows, kept = [], []
+    for begin in range(0, len(signal), length):
+        window = signal[begin : begin + length]
+        inside = np.flatnonzero((peaks >= begin) & (peaks < begin + length))
+        if len(window) < 2 or np.ptp(window) == 0 or not len(inside):
+            continue
+        rr = np.diff(peaks[inside])
+        usual = np.median(rr) if len(rr) else FS
+        for i in inside:
+            end = peaks[i] + min(int(1.2 * usual), N_SAMPLES)  # may lie in the next window
+            beat = np.clip((signal[peaks[i] : end] - window.min()) / np.ptp(window), 0, 1)
+            rows.append(np.pad(beat, (0, N_SAMPLES - len(beat))))
+            kept.append(i)
+    return np.array(rows).reshape(-1, N_SAMPLES), np.array(kept, int)

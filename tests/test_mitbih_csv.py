@@ -99,7 +99,7 @@ def test_without_a_directory_the_variable_then_kaggle_s_folders(folder, tmp_path
         root = tmp_path / ("kaggle-" + layout.replace("/", "-"))
         (root / layout).parent.mkdir(parents=True)
         monkeypatch.setattr("ecg_keras.mitbih_csv._KAGGLE_INPUT", root)
-        with pytest.raises(ValueError, match="ecg-keras download mitbih-csv DIR"):
+        with pytest.raises(ValueError, match="ecg-keras download mitbih_csv DIR"):
             find_csv_files()
         (root / layout).symlink_to(folder)
         assert find_csv_files()["train"].path.name == "mitbih_train.csv"
