@@ -107,11 +107,11 @@ def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras M
 
 
 def _zipped(folder):
-    """The package's modules and styles as the bytes of a zip; no caches."""
+    """The package's modules, templates and styles as the bytes of a zip; no caches."""
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".pyi", ".css") and "__pycache__" not in path.parts:
+            if path.suffix in (".py", ".pyi", ".css", ".jinja") and "__pycache__" not in path.parts:
                 entry = zipfile.ZipInfo(
                     f"ecg_keras/{path.relative_to(folder).as_posix()}"
                 )  # dated 1980: same bytes

@@ -23,6 +23,7 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+from markupsafe import Markup
 
 from ecg_keras import faithfulness, pages, plots
 from ecg_keras._checks import CallableModule, check_option, check_signals
@@ -598,8 +599,8 @@ def write(found, ds, out_dir):
     if rows:
         sections.append(("rows", "Row by row", _legend(found) + gallery))
     banner = SYNTHETIC if ds.synthetic else None
-    lead = f"<p>{pages.escape(found.probe.name)} on {pages.escape(ds.source)}: {len(found)} rows explained.</p>"
-    lead += pages.bullets(ds.notes) + left_out_html(found)
+    lead = pages.paragraph(f"{found.probe.name} on {ds.source}: {len(found)} rows explained.")
+    lead += pages.notes(ds.notes) + left_out_html(found)
     write_text(
         out_dir / "explanations.html",
         pages.page("What decided", sections, lead=lead, banner=banner),
@@ -729,17 +730,17 @@ def _legend(found):
         )
         step, weights = a.quality.get("step_ms") or 0, a.quality.get("weights")
         text.append(words[name].format(step=step, weights=weights, guided=guided))
-    return (
-        "<p class=quiet>Red speaks for the class explained, blue against it; the score is the class's log-odds against "
-        "all others. "
-        + pages.escape("; ".join(text))
-        + ". P, Q, R, S and T are marked where a simple rule finds them.</p>\n"
+    return pages.paragraph(
+        "Red speaks for the class explained, blue against it; the score is the class's log-odds "
+        f"against all others. {'; '.join(text)}. P, Q, R, S and T are marked where a simple rule "
+        "finds them.",
+        quiet=True,
     )
 
 
 def left_out_html(found):
     """A sentence on each method that was left out."""
-    return pages.bullets(
+    return pages.notes(
         f"{plots.TITLES[name]} was left out: {why}." for name, why in found.left_out.items()
     )
 
@@ -747,13 +748,16 @@ def left_out_html(found):
 def checks_html(found):
     """Verdict, tables and how to read them; nothing where nothing was checked."""
     if not found.checks:
-        return ""
+        return Markup()
     checks, failures = found.checks, verdicts(found)
     titles = {name: plots.TITLES.get(name, name) for name in found.attributions}
     good = [titles[name] for name, said in failures.items() if not said]
-    html = f"<p>{checks['rows']} rows drawn from all classes were used for the checks.</p>\n"
-    html += f"<p><b>{pages.escape(', '.join(good) or 'No method')} passed every check.</b></p>\n"
-    html += pages.bullets(
+    html = pages.paragraph(
+        f"{checks['rows']} rows drawn from all classes were used for the checks."
+    )
+    verdict = Markup("<b>{} passed every check.</b>").format(", ".join(good) or "No method")
+    html += pages.paragraph(verdict)
+    html += pages.notes(
         [f"{titles[name]}: {'; '.join(said)}." for name, said in failures.items() if said]
     )
     planted = checks.get("planted") or {}
@@ -777,9 +781,7 @@ def checks_html(found):
         "inside planted span",
     ]
     html += pages.table(headers, rows, caption="Means over rows, with 95 % intervals")
-    html += (
-        "<p class=quiet>" + "<br>".join(pages.escape(note) for note in _notes(checks)) + "</p>\n"
-    )
+    html += pages.paragraph(Markup("<br>").join(_notes(checks)), quiet=True)
     if checks["agreement"]:
         pairs = []
         for names, value in checks["agreement"].items():
@@ -846,7 +848,7 @@ def _span(value, show=pages.decimal):
     """A mean with its interval as text."""
     if not value or value["mean"] is None:
         return "-"
-    return f"{show(value['mean'])} ({pages.interval(value['ci95'], show)})"
+    return f"{show(value['mean'])} ({pages.range_text(value['ci95'], show)})"
 
 
 def _whole_percent(value):

@@ -32,7 +32,7 @@ class Inspection(dict):
         return "\n".join([*lines, *(f"! {finding}" for finding in self["findings"])])
 
     def _repr_html_(self):
-        return inspection_html(self) + pages.bullets(self["findings"])
+        return inspection_html(self) + pages.notes(self["findings"])
 
 
 def inspect(train=None, val=None, test=None):

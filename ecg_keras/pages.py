@@ -1,14 +1,30 @@
-"""Build self-contained HTML pages: style and images inside, no script, nothing fetched.
+"""Build HTML pages that need no other file: style and pictures inside, no script.
 
 Conventions
 -----------
-Text is escaped by `table`, `figure` and `facts`; a section's body is HTML already. Pages
-read on a phone (tables scroll inside themselves, pictures shrink) and print.
+Every function gives `Markup`, which is HTML; it can be joined with ``+``. Text that is put
+into it is escaped, and so is text that is joined to it. The HTML itself stands in page.jinja,
+the style in page.css. Pages read on a phone (tables scroll inside themselves, pictures shrink)
+and print.
 """
 
 import base64
-import html
-import importlib.resources
+import functools
+
+import jinja2
+from markupsafe import Markup
+
+
+@functools.cache
+def _macros():
+    """The macros of page.jinja, read when the first page is built."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ecg_keras", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("page.jinja").module
 
 
 def page(title, sections, *, lead="", banner=None):
@@ -19,101 +35,84 @@ def page(title, sections, *, lead="", banner=None):
     title : str
         Heading and window title.
     sections : sequence of (str, str, str)
-        Identifier for links, heading and HTML body of each section, in order.
-    lead : str
+        Identifier for links, heading, and body of each section, in order. The body is HTML.
+    lead : str, default ""
         HTML between the heading and the first section.
     banner : str, optional
         Text of a warning across the top.
 
     Returns
     -------
-    str
+    Markup
         The whole HTML document.
     """
-    css = importlib.resources.files("ecg_keras").joinpath("report.css").read_text(encoding="utf-8")
-    links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in sections)
-    bodies = "\n".join(
-        f'<section id="{name}"><h2>{escape(heading)}</h2>\n{body}</section>'
-        for name, heading, body in sections
-    )
-    warning = f'<p class="banner" role="alert">{escape(banner)}</p>\n' if banner else ""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>
-{css}</style>
-</head>
-<body>
-{warning}<main>
-<header><h1>{escape(title)}</h1>
-{lead}</header>
-<nav>{links}</nav>
-{bodies}
-</main>
-</body>
-</html>
-"""
+    sections = [(name, heading, Markup(body)) for name, heading, body in sections]
+    return _macros().page(title, sections, Markup(lead), banner)
 
 
-def escape(text):
-    """Text as HTML shows it.
+def heading(text):
+    """Text as the heading of a part of a section."""
+    return _macros().heading(text)
+
+
+def paragraph(text, *, quiet=False):
+    """Text as a paragraph, or with `quiet` as a small grey one.
 
     Examples
     --------
-    >>> escape("a < b")
-    'a &lt; b'
+    >>> str(paragraph("a < b")).strip()
+    '<p>a &lt; b</p>'
     """
-    return html.escape(str(text))
+    return _macros().paragraph(text, quiet)
+
+
+def code(text):
+    """Lines of a program as they are."""
+    return _macros().code(text)
 
 
 def table(headers, rows, *, caption=None, numbers_from=1):
-    """Rows of values as an HTML table that scrolls inside itself; columns from `numbers_from` are set right.
+    """Rows of values as a table that scrolls inside itself.
+
+    Columns from `numbers_from` (counted from 0) stand at the right, as numbers do.
 
     Examples
     --------
-    >>> "<td>N</td><td class=n>3</td>" in table(["class", "rows"], [["N", 3]])
+    >>> '<td>N</td><td class="n">3</td>' in table(["class", "rows"], [["N", 3]])
     True
     """
-    cell = lambda tag, i, value: (
-        f"<{tag}{' class=n' if i >= numbers_from else ''}>{escape(value)}</{tag}>"
-    )
-    head = "".join(cell("th", i, value) for i, value in enumerate(headers))
-    body = "\n".join(
-        "<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows
-    )
-    title = f'<p class="caption">{escape(caption)}</p>\n' if caption else ""
-    return f'{title}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n'
+    return _macros().table(headers, rows, caption, numbers_from)
 
 
 def figure(data, caption, *, wide=False):
-    """PNG bytes as a figure whose caption is also its alternative text."""
-    encoded = base64.b64encode(data).decode("ascii")
-    kind = ' class="wide"' if wide else ""
-    return (
-        f'<figure{kind}><img alt="{escape(caption)}" src="data:image/png;base64,{encoded}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
-    )
+    """PNG bytes as a figure; its caption is also its alternative text."""
+    return _macros().figure(base64.b64encode(data).decode("ascii"), caption, wide)
 
 
 def figures(*parts):
     """Figures side by side where the screen is wide enough."""
-    return '<div class="figures">\n' + "".join(parts) + "</div>\n"
+    return _macros().figures(parts)
+
+
+def cards(items):
+    """Key figures as cards: (value, label, text below, True for a card in the background)."""
+    return _macros().cards(items)
 
 
 def facts(pairs):
-    """Names and values as a two-column list."""
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
-    return f"<dl>{items}</dl>\n"
+    """Names and values as a list of two columns."""
+    return _macros().facts(pairs)
 
 
-def bullets(texts, *, kind="notes"):
-    """Texts as a list; nothing for none."""
-    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
-    return f'<ul class="{kind}">{items}</ul>\n' if items else ""
+def notes(texts):
+    """Texts as a list of notes; nothing where there is none."""
+    texts = list(texts)
+    return _macros().notes(texts) if texts else Markup()
+
+
+def folded(summary, body):
+    """HTML that is hidden until a reader opens it."""
+    return _macros().folded(summary, body)
 
 
 def percent(value, digits=1):
@@ -132,12 +131,12 @@ def decimal(value, digits=3):
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def interval(pair, show=decimal):
-    """[low, high] as text, a dash for None.
+def range_text(pair, show=decimal):
+    """Two ends (low, high) as text, a dash for None.
 
     Examples
     --------
-    >>> interval([0.91, 0.94]), interval([0.91, 0.94], percent)
+    >>> range_text([0.91, 0.94]), range_text([0.91, 0.94], percent)
     ('0.910 to 0.940', '91.0 to 94.0 %')
     """
     if pair is None:

@@ -42,9 +42,10 @@ import time
 
 import numpy as np
 
+from ecg_keras import pages
 from ecg_keras._checks import CallableModule, check_option, check_positive, require
 from ecg_keras.dataset import ECGDataset, check_parts
-from ecg_keras.pages import bullets, decimal, escape, facts, figure, page, table
+from ecg_keras.pages import decimal
 from ecg_keras.plots import png
 from ecg_keras.search_oracle import make_oracle, serve
 from ecg_keras.search_space import declare
@@ -1022,18 +1023,23 @@ def search_page(found, tried, objective, space, job):
         ),
         ("written", time.strftime("%Y-%m-%d %H:%M")),
     ]
-    lead = "<p>Validation figures chose among these trials, so the best one is flattered; the test part tells.</p>\n"
-    winner = "<p>No trial has ended: these are the defaults.</p>" if found.value is None else ""
+    lead = pages.paragraph(
+        "Validation figures chose among these trials, so the best one is flattered; the test part "
+        "tells."
+    )
+    winner = pages.code(found.code())
+    if found.value is None:
+        winner = pages.paragraph("No trial has ended: these are the defaults.") + winner
     sections = [
-        ("summary", "Summary", facts(pairs)),
-        ("winner", "Winner", f"{winner}<pre><code>{escape(found.code())}</code></pre>\n"),
+        ("summary", "Summary", pages.facts(pairs)),
+        ("winner", "Winner", winner),
     ]
     if done:
         sections += [
             (
                 "progress",
                 "Best so far",
-                figure(
+                pages.figure(
                     png(plot_progress(tried, label)),
                     f"Validation {label} of each trial and the best so far",
                     wide=True,
@@ -1042,7 +1048,7 @@ def search_page(found, tried, objective, space, job):
             (
                 "parameters",
                 "Each setting",
-                figure(
+                pages.figure(
                     png(plot_settings(done, space, label)),
                     f"Validation {label} against each setting",
                     wide=True,
@@ -1051,7 +1057,7 @@ def search_page(found, tried, objective, space, job):
             (
                 "parallel",
                 "All settings",
-                figure(
+                pages.figure(
                     png(plot_parallel(done, space, label)),
                     "One line per trial across all settings; darker is better, the winner is red and dashed",
                     wide=True,
@@ -1067,17 +1073,17 @@ def search_page(found, tried, objective, space, job):
             (
                 "failed",
                 "Failed",
-                bullets(f"{reason} ({count})" for reason, count in reasons.items()),
+                pages.notes(f"{reason} ({count})" for reason, count in reasons.items()),
             )
         )
     sections.append(
         (
             "space",
             "Space",
-            table(["setting", "tried"], list(space.describe().items()), numbers_from=2),
+            pages.table(["setting", "tried"], list(space.describe().items()), numbers_from=2),
         )
     )
-    return page(f"Search: {found.model}", sections, lead=lead)
+    return pages.page(f"Search: {found.model}", sections, lead=lead)
 
 
 def default_result(tried, space):
@@ -1102,7 +1108,7 @@ def _trials(found, n):
     ]
     rows = [[_text(row[name]) for name in names] for _, row in board[names].iterrows()]
     caption = f"The best {len(rows)} of {n}; leaderboard.csv has all." if n > len(rows) else None
-    return table([name.replace("_", " ") for name in names], rows, caption=caption)
+    return pages.table([name.replace("_", " ") for name in names], rows, caption=caption)
 
 
 def _text(value):

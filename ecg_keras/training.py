@@ -33,7 +33,7 @@ from ecg_keras._checks import check_option, check_positive
 from ecg_keras.batches import TrainBatches
 from ecg_keras.dataset import ECGDataset, balance_train, check_parts
 from ecg_keras.layers import crop_length
-from ecg_keras.pages import escape
+from ecg_keras.pages import paragraph
 from ecg_keras.report import check_run_folder, device, peak_rss_mb, versions, write_report
 from ecg_keras.saved_models import (
     check_card,
@@ -397,7 +397,7 @@ def _explained(model, test, **options):
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         why = f"There are no explanations: {said}"
         warnings.warn(why, stacklevel=4)
-        return "What decided", f"<p>{escape(why)}</p>\n", {}
+        return "What decided", paragraph(why), {}
 
 
 def _default_power(train):

@@ -339,17 +339,6 @@ def test_results_are_means_over_runs_and_rows_are_replaced(tmp_path):
         results_table(tmp_path / "none.csv")
 
 
-@pytest.mark.parametrize("name, least_runs", [("results", 2), ("families", 1)])
-def test_the_readme_shows_the_stored_results(name, least_runs):
-    root = pathlib.Path(__file__).parents[1]
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"<!-- {name} -->\n+(.*?)\n+<!-- /{name} -->", readme, re.DOTALL)
-    assert (
-        found.group(1).strip()
-        == results_table(root / "outputs" / "results.csv", least_runs=least_runs).strip()
-    )
-
-
 def test_report_is_a_dict_that_knows_its_folder():
     report = Report({"model": "m"}, "somewhere")
     assert (
