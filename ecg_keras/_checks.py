@@ -1,4 +1,10 @@
-"""Check arguments, import optional packages, and keep signatures in one place."""
+"""Check arguments, import optional packages, and show the keywords of a function.
+
+Conventions
+-----------
+Every `check_` function takes the name of the argument, which its error tells, and returns the
+value. ValueError is for values, TypeError for types.
+"""
 
 import dataclasses
 import importlib
@@ -9,14 +15,23 @@ import warnings
 import numpy as np
 
 
-def check_option(name, value, options):
+def check_option(name, value, options, *, renamed=None):
     """Return `value` if it is one of `options`, or raise ValueError that lists them.
 
-    Names had hyphens before 0.2.0. Such a spelling still works, with a DeprecationWarning: use what is returned.
+    Names had hyphens before 0.2.0, and `renamed` says which had another name. These still work,
+    with a DeprecationWarning, so use what is returned.
+
+    Examples
+    --------
+    >>> check_option("balance", "smote", (None, "smote"))
+    'smote'
     """
     if value in options:
         return value
-    if isinstance(value, str) and (now := value.replace("-", "_")) in options:
+    if (
+        isinstance(value, str)
+        and (now := (renamed or {}).get(value, value.replace("-", "_"))) in options
+    ):
         warnings.warn(
             f"{name}={value!r} is spelled {now!r} now; the old spelling ends with 0.3.0.",
             DeprecationWarning,
@@ -67,7 +82,7 @@ def check_signals(name, signals):
 
 def check_finite(name, values, *, row="beats"):
     """Return `values` if all are finite, or say in how many rows they are not."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         total = np.sum(values, dtype=np.float64)  # one pass, no copy; NaN and inf survive a sum
     if np.isfinite(total):
         return values
@@ -75,8 +90,18 @@ def check_finite(name, values, *, row="beats"):
     if not bad.any():  # a finite array can still overflow its own sum
         return values
     raise ValueError(
-        f"{name} has NaN or infinite samples in {bad.sum()} of {len(values)} {row} (first at row {int(bad.argmax())})."
+        f"{name} has NaN or infinite samples in {bad.sum()} of {len(values)} {row} "
+        f"(first at row {int(bad.argmax())})."
     )
+
+
+def check_signal_shape(layer, shape):
+    """Refuse the shape of an input that is not (batch, samples, leads)."""
+    if len(shape) != 3 or shape[1] is None or shape[2] is None:
+        raise ValueError(
+            f"{type(layer).__name__} takes signals of shape (batch, samples, leads) with samples "
+            f"and leads known, got {tuple(shape)}."
+        )
 
 
 def require(module, extra):
@@ -91,19 +116,11 @@ def require(module, extra):
         ) from None
 
 
-def check_signal_shape(layer, shape):
-    """Refuse what is not (batch, samples, leads)."""
-    if len(shape) != 3 or shape[1] is None or shape[2] is None:
-        raise ValueError(
-            f"{type(layer).__name__} takes signals of shape (batch, samples, leads) with samples and leads known, "
-            f"got {tuple(shape)}."
-        )
-
-
 def keywords_of(fields):
-    """Show the fields of a dataclass in the signature of a function that takes them as ``**options``.
+    """Show the fields of a dataclass in the signature of a function with ``**options``.
 
-    So they are listed and documented once, and editors and notebooks complete them.
+    The function makes the dataclass of its options. So the fields are listed and documented once,
+    and editors and notebooks complete them.
 
     Examples
     --------
