@@ -43,7 +43,15 @@ import keras
 import numpy as np
 
 from ecg_keras._checks import check_option, require
-from ecg_keras.keras_graph import LIMIT, backward, feature_maps, forward, output_kind
+from ecg_keras.keras_graph import (
+    LIMIT,
+    backward,
+    feature_maps,
+    forward,
+    output_kind,
+    producer,
+    readers,
+)
 from ecg_keras.layers import REPRESENTATIONS, crop_length, crop_starts, model_card
 from ecg_keras.saved_models import check_card, check_fits
 
@@ -228,8 +236,7 @@ def branch_shares(probe, targets, *, background=None, seed=0):
     if len(tensors) < 2 or probe.length is not None:
         return None
     names = [
-        tensor._keras_history.operation.name.removesuffix("_logits").removesuffix("_branch")
-        for tensor in tensors
+        producer(tensor).name.removesuffix("_logits").removesuffix("_branch") for tensor in tensors
     ]
     vectors = keras.Model(probe.network.inputs, list(tensors))
     other = probe[balanced_rows(probe.y, 16, seed=seed)] if background is None else background
@@ -561,8 +568,8 @@ class Probe:
         if at is None:
             return
         signal = self.network.inputs[at]
-        readers = {node.operation for node in signal._keras_history.operation._outbound_nodes}
-        layer = next(iter(readers)) if len(readers) == 1 else None
+        taking = readers(signal)
+        layer = taking.pop() if len(taking) == 1 else None
         if isinstance(layer, tuple(REPRESENTATIONS.values())):
             from ecg_keras.spectrograms import represent
 

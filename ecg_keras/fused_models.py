@@ -30,6 +30,7 @@ from ecg_keras.blocks import (
 )
 from ecg_keras.grids import SpectrogramGrid, SpectrumGrid
 from ecg_keras.image_models import cnn2d, scalogram_cnn
+from ecg_keras.keras_graph import producer
 from ecg_keras.layers import Crops, LateMean, MeanOfCrops, crop_starts, in_crops
 from ecg_keras.signal_models import beat_forest, encoded, fft_transformer, minirocket, resnet1d
 
@@ -259,7 +260,7 @@ def _before_classifier(model, name):
         raise ValueError(
             f"branch {name!r}: the model {model.name!r} has no layer 'probabilities'; give one that build_model made."
         ) from None
-    while isinstance(operation := x._keras_history.operation, layers.Dropout):
+    while isinstance(operation := producer(x), layers.Dropout):
         x = operation.input
     return x
 

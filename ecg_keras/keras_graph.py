@@ -1,18 +1,15 @@
-"""Run a network to its logits, and differentiate its score by its inner feature maps, on each backend.
+"""Read and run a network's graph: its logits, its inner feature maps and their gradients.
 
 Conventions
 -----------
+All use of Keras's private graph is in this module: `producer`, `producers`, `readers`, `_tapped`.
 Functions made here take a list of float32 arrays in the order of the network's inputs. They are
-compiled once and read the network's weights at each call. Gradients are of a class's
-log-odds, as `attribution.py` defines them.
+compiled once and read the network's weights at each call. Gradients are of a class's log-odds, as
+`attribution.py` defines them.
 
-Find the feature maps of a network, whichever branch or nested model they lie in.
-
-Conventions
------------
-Families pass the last feature map of each branch through a layer named ``features`` before
-pooling. A map lies over time (batch, positions, channels), over an image (batch, freqs, frames,
-channels), or over the frequencies of a spectrum (batch, positions, channels).
+Families pass the last feature map of each branch through a layer named ``features`` before pooling.
+A map lies over time (batch, positions, channels), over an image (batch, freqs, frames, channels),
+or over the frequencies of a spectrum (batch, positions, channels).
 """
 
 import contextlib
@@ -21,14 +18,40 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from ecg_keras.grids import SpectrumGrid
 from ecg_keras.layers import REPRESENTATIONS, Crops
 
 LIMIT = 1e-7  # probabilities stay this far from 0 and 1 before their logarithm is taken
+_COLUMNS = 12  # of an image's map: earlier maps have more, but know less of the class
+_IMAGES = tuple(REPRESENTATIONS.values())
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+)
+
+
+def producer(tensor):
+    """The layer whose output a tensor of a functional model is."""
+    return tensor._keras_history.operation
+
+
+def producers(layer):
+    """The layers whose outputs a layer takes, where it was first called."""
+    return [producer(tensor) for tensor in layer._inbound_nodes[0].input_tensors]
+
+
+def readers(tensor):
+    """The layers that take a tensor, as a set."""
+    return {node.operation for node in producer(tensor)._outbound_nodes}
 
 
 def output_kind(network):
-    """ "softmax" or "sigmoid", by the activation of the layer that gives the output; None for another."""
-    activation = getattr(network.outputs[0]._keras_history.operation, "activation", None)
+    """The activation of the output layer: "softmax", "sigmoid", or None for another."""
+    activation = getattr(producer(network.outputs[0]), "activation", None)
     return {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}.get(
         activation
     )
@@ -79,7 +102,7 @@ def forward(network):
 
 
 def backward(network, layers, crops, kind, view):
-    """Make the function that differentiates the targets' log-odds by feature maps and by one of the inputs.
+    """Make the function that differentiates log-odds by feature maps and by one of the inputs.
 
     The one place where a backend's own differentiation is used.
 
@@ -98,11 +121,12 @@ def backward(network, layers, crops, kind, view):
     Returns
     -------
     function
-        From a list of arrays and one-hot targets (n, classes) to the maps, their gradients and the input's gradient.
+        From a list of arrays and one-hot targets (n, classes) to the maps, their gradients and the
+        gradient of the input.
     """
 
     def total(logits, chosen):
-        """Sum over rows of the chosen class's log-odds; rows do not mix, so each row's gradient is its own."""
+        """Sum over rows of the chosen class's log-odds; a row's gradient is its own."""
         ops = keras.ops
         logits = ops.cast(logits, "float32")
         score = ops.sum(logits * chosen, axis=1)
@@ -188,7 +212,7 @@ def backward(network, layers, crops, kind, view):
 @contextlib.contextmanager
 def _without_activation(network):
     """Take the activation off the output layer while a function is traced."""
-    layer = network.outputs[0]._keras_history.operation
+    layer = producer(network.outputs[0])
     if output_kind(network) is None:
         yield
         return
@@ -224,17 +248,6 @@ def _values(network):
     )
 
 
-_COLUMNS = 12  # of an image's map: earlier maps have more, but know less of the class
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-)
-
-
 @dataclass(frozen=True)
 class Map:
     """A layer whose output Grad-CAM reads, and what its axes are."""
@@ -243,9 +256,7 @@ class Map:
     kind: str  # "time", "image" or "frequency"
     grid: object  # geometry of the image or spectrum it was made from, or None
     branch: str  # nested model it lies in, or ""
-    crops: object = (
-        None  # the `Crops` layer that feeds the branch, if it sees crops of what the network takes
-    )
+    crops: object = None  # the `Crops` layer that feeds the branch, if it sees crops
 
     @property
     def n_crops(self):
@@ -254,7 +265,10 @@ class Map:
 
     @property
     def extent(self):
-        """Where the map begins and ends on each axis of what the branch takes, as shares: convolutions without padding trim it."""
+        """Where the map begins and ends on each axis of what the branch takes, as shares.
+
+        Convolutions without padding make it shorter than that.
+        """
         layer, places = self.layer, np.array([[0.0, n or 1] for n in self.layer.output.shape[1:-1]])
         while True:
             source = layer.input[0] if isinstance(layer.input, (list, tuple)) else layer.input
@@ -271,10 +285,8 @@ class Map:
                 places = places * steps + (sizes - steps) / 2
             else:
                 places = places * before / after
-            layer = source._keras_history.operation
-            if isinstance(layer, keras.layers.InputLayer) or isinstance(
-                layer, tuple(REPRESENTATIONS.values())
-            ):
+            layer = producer(source)
+            if isinstance(layer, keras.layers.InputLayer) or isinstance(layer, _IMAGES):
                 break
         return places / np.array([[n or 1] for n in layer.output.shape[1:-1]])
 
@@ -285,12 +297,13 @@ def feature_maps(network, grid, *, step_s=None, duration_s=None):
     Parameters
     ----------
     network : keras.Model
-        Its branches pass a layer named ``features`` before pooling; of one that does not, the last convolution counts.
+        Its branches pass a layer named ``features`` before pooling; of one that does not, the last
+        convolution counts.
     grid : grid or None
         Geometry of the network's input, if it is no signal.
     step_s : float, optional
-        Go back from the last map to one whose positions lie at most this far apart, or that has 12 columns if
-        it is one of an image; None takes the last.
+        Go back from the last map to one whose positions lie at most this far apart, or that has 12
+        columns if it is one of an image; None takes the last.
     duration_s : float
         Length of what the network sees, in s.
 
@@ -301,13 +314,9 @@ def feature_maps(network, grid, *, step_s=None, duration_s=None):
     """
     found = []
     for layer in network.layers:
-        if isinstance(layer, tuple(REPRESENTATIONS.values())):
+        if isinstance(layer, _IMAGES):
             grid = layer.grid
-    kind = (
-        "time"
-        if grid is None
-        else ("frequency" if type(grid).__name__ == "SpectrumGrid" else "image")
-    )
+    kind = {type(None): "time", SpectrumGrid: "frequency"}.get(type(grid), "image")
     own = [layer for layer in network.layers if layer.name == "features"]
     if not own:
         own = [layer for layer in network.layers if isinstance(layer, _CONVOLUTIONS)]
@@ -318,13 +327,10 @@ def feature_maps(network, grid, *, step_s=None, duration_s=None):
         found.append(Map(layer, kind, grid, ""))
     for layer in network.layers:
         if isinstance(layer, keras.Model):
-            crops = layer._inbound_nodes[0].input_tensors[0]._keras_history.operation
-            crops = crops if isinstance(crops, Crops) else None
-            seen_s = (
-                duration_s
-                if crops is None or duration_s is None
-                else duration_s * crops.length / crops.input.shape[1]
-            )
+            first = producers(layer)[0]
+            crops, seen_s = first if isinstance(first, Crops) else None, duration_s
+            if crops is not None and duration_s is not None:
+                seen_s = duration_s * crops.length / crops.input.shape[1]
             inside = feature_maps(layer, grid, step_s=step_s, duration_s=seen_s)
             found += [Map(m.layer, m.kind, m.grid, m.branch or layer.name, crops) for m in inside]
     return found
@@ -336,7 +342,7 @@ def _window(layer):
 
 
 def _finer(network, last, positions):
-    """The deepest layer up to `last` that everything passes and whose map has that many positions over time."""
+    """The deepest layer up to `last` that all pass and whose map has that many positions."""
     order = [
         layer
         for layer in network.layers
@@ -346,9 +352,7 @@ def _finer(network, last, positions):
     positions = _COLUMNS if len(shape) == 4 else positions
     best = last
     for layer in order[: order.index(last) + 1][::-1]:
-        same = len(layer.output.shape) == len(shape) and not isinstance(
-            layer, tuple(REPRESENTATIONS.values())
-        )
+        same = len(layer.output.shape) == len(shape) and not isinstance(layer, _IMAGES)
         if not same or not _all_pass(last, layer):
             continue
         best = layer
@@ -365,12 +369,7 @@ def _all_pass(last, layer):
         if operation is layer or id(operation) in seen:
             continue
         seen.add(id(operation))
-        if isinstance(operation, keras.layers.InputLayer) or isinstance(
-            operation, tuple(REPRESENTATIONS.values())
-        ):
+        if isinstance(operation, keras.layers.InputLayer) or isinstance(operation, _IMAGES):
             return False
-        nodes = operation._inbound_nodes
-        open_ += [
-            tensor._keras_history.operation for node in nodes[:1] for tensor in node.input_tensors
-        ]
+        open_ += producers(operation)
     return True
