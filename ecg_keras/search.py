@@ -47,7 +47,6 @@ from ecg_keras._checks import CallableModule, check_option, check_positive, requ
 from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.pages import decimal
 from ecg_keras.plots import png
-from ecg_keras.search_oracle import make_oracle, serve
 from ecg_keras.search_space import declare
 from ecg_keras.search_trials import (
     Workers,
@@ -532,6 +531,8 @@ class Supervisor:
         self.start, self.rows, self.progress = start, rows, progress
         self.budget_s = None if hours is None else 3600 * hours
         self.objective = objective
+        from ecg_keras.search_oracle import make_oracle
+
         self.oracle = make_oracle(
             strategy,
             space,
@@ -599,6 +600,8 @@ class Supervisor:
                 os.environ["KERASTUNER_ORACLE_IP"],
                 int(os.environ["KERASTUNER_ORACLE_PORT"]),
             )
+        from ecg_keras.search_oracle import serve
+
         server, port = serve(self.oracle, f"{host}:{port}")
         names = [f"own-{i}" for i in range(worker_count(workers))]
         pool = Workers(
