@@ -186,16 +186,13 @@ def _test_part(options, card):
 
 def _preset(options):
     """Ready settings ("load", "model" and "fit"): those named, else those of the model."""
-    from ecg_keras.presets import PRESETS
+    from ecg_keras.presets import PRESETS, find_preset
 
-    known = PRESETS.get(options.source, {})
     if options.preset == "none":
         return {}
     given = {_assignment(text)[0] for text in options.set}
     if options.preset is not None:
-        from ecg_keras._checks import check_option
-
-        preset = known[check_option("preset", options.preset, (*known, "none"))]
+        preset = find_preset(options.source, options.preset)
         for key in preset.get("needs", ()):
             if key not in given:
                 raise ValueError(
@@ -203,12 +200,11 @@ def _preset(options):
                     f"give them with --set {key}=..."
                 )
         return preset
-    for name, preset in known.items():
-        own = name.removeprefix("ptbxl-").removeprefix("heartbeat-").replace("-", "_")
-        if own == options.model and given.issuperset(preset.get("needs", ())):
-            print(f"with the settings of --preset {name} (--preset none for the plain defaults)")
-            return preset
-    return {}
+    preset = PRESETS.get(options.source, {}).get(options.model)
+    if preset is None or not given.issuperset(preset.get("needs", ())):
+        return {}
+    print(f"with the settings of --preset {options.model} (--preset none for the plain defaults)")
+    return preset
 
 
 def _name(text):

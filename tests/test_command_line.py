@@ -183,9 +183,8 @@ def test_a_variant_is_used_only_by_its_name():
         argparse.Namespace(source=source, model=model, preset=preset, set=[])
     )
     known = PRESETS["mitbih_csv"]
-    assert found("mitbih-csv", "resnet1d", None) is known["resnet1d"]
-    for name in ("resnet1d_fast", "resnet1d-fast"):
-        assert found("mitbih-csv", "resnet1d", name) is known["resnet1d_fast"]
+    assert found("mitbih_csv", "resnet1d", None) is known["resnet1d"]
+    assert found("mitbih_csv", "resnet1d", "resnet1d_fast") is known["resnet1d_fast"]
     assert found("ptbxl", "hybrid", None) == {}  # hybrid_best is one of many hybrids
 
 

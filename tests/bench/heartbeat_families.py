@@ -45,7 +45,7 @@ def main():
     for family in options.families:
         runs = [
             run(
-                "mitbih-csv",
+                "mitbih_csv",
                 options.data.resolve(),
                 family,
                 seed,
