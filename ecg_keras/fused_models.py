@@ -1,19 +1,13 @@
-"""Build networks that look at several views of one ECG, and at numbers beside it.
+"""Model families that join several views of one ECG, or numbers beside it.
 
 Conventions
 -----------
-A family is one function from a data set to an uncompiled functional
-`keras.Model`, as `models.py` says. Each view is a branch: a model of its own,
-nested under the view's name, from the raw signal to one vector. Views are made
-inside, so they cannot come from different beats.
+A family is one function from a data set to an uncompiled `keras.Model`, as `models.py` says.
 
-Build networks for beats of patients never seen: shape, rhythm and the recording's typical beat together.
-
-Conventions
------------
-A family is one function from a data set to an uncompiled functional
-`keras.Model`, as `models.py` says. `rhythm` takes beats (samples, leads), with or without
-the typical beat in further leads, and the metadata of `beats.describe_beats`.
+In `multimodal` and `hybrid` each view is a branch: a model of its own, nested under the view's
+name, from the raw signal to one vector. Views are made inside, so they cannot come from different
+beats. `rhythm` takes beats, with or without the recording's typical beat in further leads, and
+the metadata of `beats.describe_beats`.
 """
 
 import keras
@@ -22,17 +16,19 @@ from keras import layers, ops
 from ecg_keras._checks import check_option
 from ecg_keras.blocks import (
     classifier,
-    image_input,
+    in_crops,
+    mean_and_maximum,
     metadata_input,
     pooled,
     signal_input,
     transformed,
+    transformer_encoder,
 )
-from ecg_keras.grids import SpectrogramGrid, SpectrumGrid
+from ecg_keras.grids import SpectrumGrid
 from ecg_keras.image_models import cnn2d, scalogram_cnn
 from ecg_keras.keras_graph import producer
-from ecg_keras.layers import Crops, LateMean, MeanOfCrops, crop_starts, in_crops
-from ecg_keras.signal_models import beat_forest, encoded, fft_transformer, minirocket, resnet1d
+from ecg_keras.layers import Crops, LateMean, MeanOfCrops, crop_starts
+from ecg_keras.signal_models import beat_forest, fft_transformer, minirocket, resnet1d
 
 BRANCHES = {
     "time": resnet1d,
@@ -43,6 +39,7 @@ BRANCHES = {
     "forest": beat_forest,
 }
 _FITTED = ("minirocket", "forest")  # by their functions, not by gradient descent
+_TINY = 1e-7  # keeps a logarithm finite
 
 
 def multimodal(
@@ -59,7 +56,9 @@ def multimodal(
     dropout=0.3,
     grid=None,
 ):
-    """Raw signal, its spectrum and metadata: a CNN with Transformer encoder on each of the two, dense layers on the third.
+    """Joins signal and spectrum, each seen by its own encoder, and metadata.
+
+    The encoders are those of `fft_transformer`; the metadata pass through dense layers.
 
     Parameters
     ----------
@@ -75,6 +74,12 @@ def multimodal(
         Dropout inside the encoders, and around the last dense layers.
     grid : SpectrumGrid, optional
         Geometry of the spectrum.
+
+    Notes
+    -----
+    Input: several views
+
+    Source: own, with the encoder of Vaswani et al. 2017, NeurIPS
 
     Examples
     --------
@@ -95,7 +100,7 @@ def multimodal(
     for name in ("time", "spectrum"):
         inputs = x = keras.Input(signal.shape[1:], name="signal")
         x = transformed(x, grid or SpectrumGrid(like.fs)) if name == "spectrum" else x
-        x = pooled(encoded(x, **options, dropout=block_dropout))
+        x = pooled(transformer_encoder(x, **options, dropout=block_dropout))
         embeddings.append(keras.Model(inputs, x, name=name)(signal))
     inputs = [signal]
     if like.metadata is not None:
@@ -119,33 +124,44 @@ def hybrid(
     dense_units=(),
     dropout=0.3,
 ):
-    """Late fusion of any views of one ECG: time, spectrum, spectrogram, scalogram, fixed convolutions, average beat, metadata.
+    """Joins any views of one ECG, each seen by the network of another family.
 
     Parameters
     ----------
     like : ECGDataset
         Signals; "metadata" is left out where it has none.
-    branches : sequence of {"time", "spectrum", "spectrogram", "scalogram", "minirocket", "forest", "metadata"}
-        Views to join; their networks are `resnet1d`, `fft_transformer`, `cnn2d`, `scalogram_cnn`, `minirocket` and
-        `beat_forest`.
+    branches : sequence of str
+        Views to join, each with its network: "time" (`resnet1d`), "spectrum" (`fft_transformer`),
+        "spectrogram" (`cnn2d`), "scalogram" (`scalogram_cnn`), "minirocket" (`minirocket`),
+        "forest" (`beat_forest`), and "metadata" (dense layers).
     options : dict of dict, optional
-        Branch name to the keywords of its family; with ``crop_s`` among them, the branch sees stretches of that many
-        seconds: in training one from a random start, else the average over stretches that overlap by half.
+        Branch name to the keywords of its family. With ``crop_s`` among them, the branch sees
+        stretches of that many seconds: in training one from a random start, else the average over
+        stretches that overlap by half.
     trained : dict of keras.Model or path, optional
         Branch name to a model trained alone on the same signals (or its model.keras), of any
-        options or family: the branch becomes a copy of it, weights included, up to what its classifier takes.
+        options or family. The branch becomes a copy of it, weights included, up to what its
+        classifier takes.
     freeze : bool, default False
-        Keep trained branches as they are, and train only the rest. "minirocket" and "forest" are always kept.
+        Keep trained branches as they are, and train only the rest. "minirocket" and "forest" are
+        always kept.
     fusion : {"concatenate", "mean"}
         Join the branches' vectors and classify them once; or let each branch classify and
         average their logits, as an ensemble does. With "mean" a trained branch keeps its own
-        classifier, and branches that are kept as they are join only outside training (`layers.LateMean`).
+        classifier, and branches that are kept as they are join only outside training
+        (`layers.LateMean`).
     weights : dict of float, optional
         Branch name to how much it counts in the mean; 1 for those not named ("mean" only).
     metadata_units, dense_units : sequence of int
         Dense layers on metadata, and before the output ("concatenate" only).
     dropout : float, default 0.3
         Dropout before the output.
+
+    Notes
+    -----
+    Input: several views
+
+    Source: own
 
     Examples
     --------
@@ -155,25 +171,22 @@ def hybrid(
     (None, 5)
     """
     check_option("fusion", fusion, ("concatenate", "mean"))
-    branches, trained = (
-        tuple(branches),
-        {name: _network(model) for name, model in (trained or {}).items()},
-    )
+    branches = tuple(branches)
+    trained = {name: _network(model) for name, model in (trained or {}).items()}
     options, weights = dict(options or {}), dict(weights or {})
     for name in (*branches, *trained, *options, *weights):
         check_option("branch", name, (*BRANCHES, "metadata"))
-    if (
-        not set(branches) & set(BRANCHES)
-        or len(set(branches)) != len(branches)
-        or set(trained) - set(branches)
-    ):
+    known, given = set(BRANCHES), set(branches)
+    if not given & known or len(given) != len(branches) or set(trained) - given:
         raise ValueError(
-            f"branches must be different names with at least one of {', '.join(BRANCHES)}, and trained models "
-            f"belong to one of them; got branches={branches}, trained for {tuple(trained)}."
+            f"branches must be different names with at least one of {', '.join(BRANCHES)}, and "
+            f"trained models belong to one of them; got branches={branches}, "
+            f"trained for {tuple(trained)}."
         )
     if weights and (fusion != "mean" or not all(value > 0 for value in weights.values())):
         raise ValueError(
-            f"weights are positive numbers of the branches of fusion='mean'; got {weights} with fusion={fusion!r}."
+            "weights are positive numbers of the branches of fusion='mean'; "
+            f"got {weights} with fusion={fusion!r}."
         )
     signal = signal_input(like, "hybrid")
     fixed = {name for name in branches if name in _FITTED or (freeze and name in trained)}
@@ -211,7 +224,7 @@ def hybrid(
 
 
 def _metadata_branch(like, units):
-    """The metadata input and its vector, from dense layers nested under the name "metadata_branch"."""
+    """The metadata input, and its vector from dense layers nested under "metadata_branch"."""
     metadata, x = metadata_input(like)
     for n in units:
         x = layers.Dense(n, activation="relu")(x)
@@ -237,12 +250,13 @@ def _over_crops(branch, signal, name):
 
 
 def _branch(name, model, shape, *, copy):
-    """A model up to what its classifier takes, renamed, as a copy of its own where it was trained."""
+    """A model up to what its classifier takes, renamed; a copy of it where it was trained."""
     if [tensor.name for tensor in model.inputs] != ["signal"] or model.input_shape[1:] != shape:
         found = ", ".join(f"{tensor.name} {tuple(tensor.shape[1:])}" for tensor in model.inputs)
         raise ValueError(
             f"branch {name!r} needs a model with the one input signal {tuple(shape)}, got {found}; "
-            "train it on the same signals, with the image layer inside; one of crops needs its crop_s in options."
+            "train it on the same signals, with the image layer inside; one of crops needs its "
+            "crop_s in options."
         )
     branch = keras.Model(model.inputs[0], _before_classifier(model, name), name=name)
     if copy:
@@ -258,7 +272,8 @@ def _before_classifier(model, name):
         x = model.get_layer("probabilities").input
     except ValueError:
         raise ValueError(
-            f"branch {name!r}: the model {model.name!r} has no layer 'probabilities'; give one that build_model made."
+            f"branch {name!r}: the model {model.name!r} has no layer 'probabilities'; "
+            "give one that build_model made."
         ) from None
     while isinstance(operation := producer(x), layers.Dropout):
         x = operation.input
@@ -273,16 +288,14 @@ def _logits(embedding, like, name, whole, dropout, fixed):
     head = whole.get_layer("probabilities")
     if head.kernel.shape[-1] != len(like.classes):
         raise ValueError(
-            f"branch {name!r}: fusion='mean' needs a trained model of the same {len(like.classes)} classes, got one of "
-            f"{head.kernel.shape[-1]}; train it on the same data, or join with fusion='concatenate'."
+            f"branch {name!r}: fusion='mean' needs a trained model of the same {len(like.classes)} "
+            f"classes, got one of {head.kernel.shape[-1]}; train it on the same data, or join with "
+            "fusion='concatenate'."
         )
     outputs = dense(layers.Dropout(dropout)(embedding) if dropout and not fixed else embedding)
     dense.set_weights(head.get_weights())
     dense.trainable = not fixed
     return outputs
-
-
-_TINY = 1e-7  # keeps a logarithm finite
 
 
 def rhythm(
@@ -298,13 +311,16 @@ def rhythm(
     dropout=0.3,
     shape_dropout=0.5,
 ):
-    """A perceptron on rhythm and likeness features, a small CNN on the beat, and the mean of several such members.
+    """Joins a beat with features of its rhythm, for patients never seen before.
+
+    Dense layers on the features and a small CNN on the beat, joined; the mean of several such
+    networks, called members.
 
     Parameters
     ----------
     like : ECGDataset
         Signals with metadata. Leads named ``... typical`` are taken as the typical beat, and the
-        difference to it is given to the CNN too.
+        CNN sees the difference to it too.
     filters : sequence of int, default (16, 24, 32)
         Convolutions of stride 2; empty for a network that uses the metadata only.
     kernel_size : int, default 7
@@ -312,10 +328,12 @@ def rhythm(
     shape_units, units, joint_units : int
         Dense units after the CNN, on the metadata, and where both meet.
     members : int, default 5
-        Networks with weights of their own, trained together; their probabilities are averaged.
-        One network alone swings by several points of macro-F1 with its seed on patients it has not seen.
+        Networks with weights of their own, trained together; their probabilities are averaged. On
+        patients it has not seen, the macro-F1 of one network alone changes by several points with
+        its seed.
     limit : float, default 3
-        Metadata are squashed to this many standard deviations, so that an unusual patient stays in reach.
+        Metadata are squashed to this many standard deviations, so that an unusual patient does not
+        lie far from all train rows.
     dropout, shape_dropout : float
         Dropout after the dense layers, and after the CNN.
 
@@ -324,12 +342,18 @@ def rhythm(
     ValueError
         If `like` holds no metadata, or images.
 
+    Notes
+    -----
+    Input: signal and metadata
+
+    Source: own
+
     Examples
     --------
     >>> import numpy as np
     >>> from ecg_keras import ECGDataset
-    >>> like = ECGDataset(np.zeros((4, 125, 2)), [0, 1, 0, 1], classes="NV", fs=125, leads=("MLII", "V1"),
-    ...                   metadata=np.eye(4), metadata_names="abcd")
+    >>> x, metadata = np.zeros((4, 125, 2)), {"metadata": np.eye(4), "metadata_names": "abcd"}
+    >>> like = ECGDataset(x, [0, 1, 0, 1], classes="NV", fs=125, leads=("MLII", "V1"), **metadata)
     >>> rhythm(like, members=2).output_shape
     (None, 2)
     """
@@ -341,36 +365,32 @@ def rhythm(
     if filters:
         shape = _with_difference(signal, like.leads)
     else:  # the signal has no say, and stays an input all the same
-        shape, numbers = (
-            None,
-            numbers + 0 * ops.mean(layers.GlobalAveragePooling1D()(signal), axis=-1, keepdims=True),
-        )
-    outputs = [
-        _member(
-            numbers,
-            shape,
-            like,
-            filters,
-            kernel_size,
-            shape_units,
-            units,
-            joint_units,
-            dropout,
-            shape_dropout,
-            number,
-        )
-        for number in range(members)
-    ]
+        mean = ops.mean(layers.GlobalAveragePooling1D()(signal), axis=-1, keepdims=True)
+        shape, numbers = None, numbers + 0 * mean
+    outputs = []
+    for number in range(members):
+        x = layers.Dropout(dropout)(layers.Dense(units, activation="gelu")(numbers))
+        if shape is not None:
+            y = _shape_vector(shape, filters, kernel_size, named=number == 0)
+            y = layers.Dense(shape_units, activation="gelu")(layers.Dropout(shape_dropout)(y))
+            x = layers.Concatenate()([x, y])
+        x = layers.Dropout(dropout)(layers.Dense(joint_units, activation="gelu")(x))
+        outputs.append(classifier(x, like, name=f"member_{number}"))
     x = layers.Average(dtype="float32")(outputs) if members > 1 else outputs[0]
-    if like.multi_label:
-        x = layers.Activation("sigmoid", dtype="float32", name="probabilities")(
-            ops.log(x + _TINY) - ops.log(1 - x + _TINY)
-        )
-    else:
-        x = layers.Activation("softmax", dtype="float32", name="probabilities")(
-            ops.log(x + _TINY)
-        )  # the mean itself
+    # from the mean of probabilities to itself, by the activation that `probabilities` has elsewhere
+    x = ops.log(x + _TINY) - ops.log(1 - x + _TINY) if like.multi_label else ops.log(x + _TINY)
+    activation = "sigmoid" if like.multi_label else "softmax"
+    x = layers.Activation(activation, dtype="float32", name="probabilities")(x)
     return keras.Model([signal, metadata], x, name="rhythm")
+
+
+def _shape_vector(x, filters, kernel_size, *, named):
+    """The vector that a small CNN makes of the beat; with `named`, by layers of the fixed names."""
+    x = layers.GaussianNoise(0.05)(x)
+    for n in filters:
+        x = layers.Conv1D(n, kernel_size, strides=2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    return pooled(x, "mean+max") if named else layers.Concatenate()(mean_and_maximum(x))
 
 
 def _with_difference(signal, leads):
@@ -380,86 +400,3 @@ def _with_difference(signal, leads):
         return signal
     beat, typical = signal[:, :, : len(own)], signal[:, :, len(own) :]
     return layers.Concatenate(name="with_difference")([beat, typical, beat - typical])
-
-
-def _member(
-    numbers,
-    shape,
-    like,
-    filters,
-    kernel_size,
-    shape_units,
-    units,
-    joint_units,
-    dropout,
-    shape_dropout,
-    number,
-):
-    """One network from metadata and beat to probabilities."""
-    x = layers.Dropout(dropout)(layers.Dense(units, activation="gelu")(numbers))
-    if shape is not None:
-        y = layers.GaussianNoise(0.05)(shape)
-        for n in filters:
-            y = layers.Conv1D(n, kernel_size, strides=2, padding="same", use_bias=False)(y)
-            y = layers.ReLU()(layers.BatchNormalization()(y))
-        if number == 0:
-            y = pooled(y, "mean+max")
-        else:
-            y = layers.Concatenate()(
-                [layers.GlobalAveragePooling1D()(y), layers.GlobalMaxPooling1D()(y)]
-            )
-        y = layers.Dense(shape_units, activation="gelu")(layers.Dropout(shape_dropout)(y))
-        x = layers.Concatenate()([x, y])
-    x = layers.Dropout(dropout)(layers.Dense(joint_units, activation="gelu")(x))
-    activation = "sigmoid" if like.multi_label else "softmax"
-    return layers.Dense(
-        len(like.classes), activation=activation, dtype="float32", name=f"member_{number}"
-    )(x)
-
-
-def signal_to_image(
-    like, *, filters=(8, 16, 32), kernel_size=3, dense_units=128, dropout=0.5, grid=None
-):
-    """The signal-to-image recipe: a coloured 128 x 128 spectrogram, three convolution stages, one dense layer.
-
-    Each stage is convolution, ReLU, batch normalisation and 2 x 2 maximum, in this order. The images are made
-    inside the model batch by batch and never exist all at once.
-
-    Parameters
-    ----------
-    like : ECGDataset
-        Signals of one lead, or images.
-    filters : sequence of int, default (8, 16, 32)
-        Filters of the stages.
-    kernel_size : int, default 3
-        Kernel of the convolutions, in pixels.
-    dense_units, dropout : int and float
-        The dense layer, and the dropout after it.
-    grid : SpectrogramGrid, optional
-        Geometry of the images made from signals. By default windows of 0.5 s (64 samples at 125 Hz) every
-        32 ms, resized to 128 x 128 in three colours.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from ecg_keras import ECGDataset
-    >>> like = ECGDataset(np.zeros((4, 128)), [0, 1, 0, 1], classes="NV", fs=125)
-    >>> signal_to_image(like, filters=(4, 8, 8)).get_layer("spectrogram").output.shape
-    (None, 128, 128, 3)
-    """
-    if grid is None and like.grid is None:
-        length, hop = max(8, round(0.512 * like.fs)), max(1, round(0.032 * like.fs))
-        grid = SpectrogramGrid(like.fs, length, hop, size=(128, 128), rgb=len(like.leads) == 1)
-    inputs, x = image_input(like, grid)
-    for i, n in enumerate(filters):
-        x = layers.Conv2D(n, kernel_size, padding="same", activation="relu")(x)
-        x = layers.BatchNormalization()(x)
-        if i == len(filters) - 1:
-            x = layers.Activation("linear", name="features")(x)
-        x = layers.MaxPooling2D(2, padding="same")(x)
-    x = layers.Flatten(name="embedding")(x)
-    return keras.Model(
-        inputs,
-        classifier(x, like, dense_units=(dense_units,), dropout=dropout),
-        name="signal_to_image",
-    )

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from conftest import toy_dataset
 
-from ecg_keras.fused_models import rhythm, signal_to_image
+from ecg_keras.fused_models import rhythm
+from ecg_keras.image_models import signal_to_image
 
 
 @pytest.fixture
@@ -130,7 +131,10 @@ def test_trained_on_some_records_and_measured_on_others_by_the_saved_file(tmp_pa
     from ecg_keras.saved_models import load_served, predict
 
     write_demo_records(tmp_path / "records", n_patients=6, duration_s=60)
-    settings = PRESETS["mitbih_records"]["rhythm"]["load"] | {"split": "patient", "val_records": None}
+    settings = PRESETS["mitbih_records"]["rhythm"]["load"] | {
+        "split": "patient",
+        "val_records": None,
+    }
     parts = load_mitbih_records(tmp_path / "records", **settings)
     model = rhythm(parts[0], filters=(), members=2)
     fit_and_report(model, *parts, out_dir=tmp_path / "out", epochs=1, progress=False)

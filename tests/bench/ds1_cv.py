@@ -26,7 +26,6 @@ import numpy as np
 
 from ecg_keras import beats, mitbih_records, signals
 from ecg_keras.dataset import draw_patients
-from ecg_keras.fused_models import rhythm, signal_to_image
 from ecg_keras.mitbih_records import DS1, BeatPreparation, fold_patients, thinned
 from ecg_keras.models import MODELS
 from ecg_keras.presets import PRESETS
@@ -43,7 +42,6 @@ from ecg_keras.storage import (
 from ecg_keras.training import fit
 
 N_FOLDS = 5
-FAMILIES = {"rhythm": rhythm, "signal_to_image": signal_to_image} | MODELS
 PREPARED = ("classes", "fusion_beats", "lead", "window_s", "features", "typical")
 
 
@@ -76,7 +74,7 @@ def main():
     changes = {
         key: _literal(value) for key, value in (given.split("=", 1) for given in options.set)
     }
-    family = FAMILIES[preset["model"]["name"]]
+    family = MODELS[preset["model"]["name"]]
     modelling = {key: value for key, value in preset["model"].items() if key != "name"}
     modelling |= {
         key: value for key, value in changes.items() if key in inspect.signature(family).parameters
