@@ -1,19 +1,16 @@
-"""Draw data, training and predictions, readable on a phone and printed in grey.
+"""Draw data, training, predictions and attributions; read on a phone and printed in grey.
 
 Conventions
 -----------
-Every function draws one picture on `ax`, or on a new figure where `ax` is None, and
-returns the axes; ``ax.figure`` is the figure, `png` its bytes. Figures are made without
-pyplot, so nothing stays open and no backend is chosen. Axes carry units: seconds, Hz, dB,
-the signal's own unit. Lines differ in dash and darkness, not in colour alone.
+Every function draws one picture on `ax`, or on a new figure where `ax` is None, and returns the
+axes; ``ax.figure`` is the figure, `png` its bytes. Pictures of several panels take an array of
+axes and return the figure. Figures are made without pyplot, so nothing stays open and no backend
+is chosen. Axes carry units: seconds (ms where attributions are drawn), Hz, dB, the signal's own.
 
-Draw attributions on the ECG and on its image.
-
-Conventions
------------
-What speaks for the explained class is drawn thick and red, what speaks against it thick and
-blue; the darkest stretch of a panel is its own largest value, so panels compare places, not
-sizes. Time is in ms, frequency in Hz. Marks of P, QRS and T are those of `landmarks`.
+Lines differ in dash and darkness, not in colour alone. What speaks for the explained class is
+drawn thick and red, what speaks against it thick and blue. The darkest stretch of a panel is its
+own largest value, so panels compare places, not sizes. P, Q, R, S and T are those of
+`waves.find_waves`. Other modules draw with this palette, `axes`, `panels` and `grid_lines`.
 """
 
 import io
@@ -25,22 +22,27 @@ from ecg_keras.waves import find_r_peaks, find_waves
 
 INK, ACCENT, PALE = "#1b2a3a", "#b3261e", "#9db4c8"  # lines, what to look at, filled shapes
 FOR, AGAINST = ACCENT, "#1f6f94"  # what speaks for a class, what speaks against it
-QUIET, GRID = "#9aa7b2", "#dde4ea"  # lines to compare with, grid lines
-_LINES = [  # colour and dash; the colours also differ in lightness
-    ("#10243b", "-"),
-    ("#b3261e", "--"),
-    ("#2e7d9a", "-."),
-    ("#d08a17", ":"),
-    ("#6b4c9a", (0, (5, 1, 1, 1, 1, 1))),
-    ("#7a8793", (0, (7, 2))),
-    ("#4b8b3b", (0, (1, 1))),
-    ("#c26a8b", (0, (3, 2, 1, 2))),
+QUIET, GRID, _EDGE = "#9aa7b2", "#dde4ea", "#5b6b7a"  # lines to compare with, grid, frame
+TITLES = {"gradcam": "Grad-CAM", "shap": "SHAP", "lime": "LIME"}
+_MOST_LEADS = 4  # drawn under an attribution
+_LOOKS = [  # of lines; the colours also differ in lightness
+    {"color": colour, "linestyle": dash}
+    for colour, dash in (
+        ("#10243b", "-"),
+        ("#b3261e", "--"),
+        ("#2e7d9a", "-."),
+        ("#d08a17", ":"),
+        ("#6b4c9a", (0, (5, 1, 1, 1, 1, 1))),
+        ("#7a8793", (0, (7, 2))),
+        ("#4b8b3b", (0, (1, 1))),
+        ("#c26a8b", (0, (3, 2, 1, 2))),
+    )
 ]
 _STYLE = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#5b6b7a",
+    "axes.edgecolor": _EDGE,
     "axes.labelcolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -63,12 +65,15 @@ def png(drawn, *, dpi=130):
 
 
 def axes(ax=None, *, width=5.4, height=2.4):
-    """The axes given, or those of a new figure (sizes in inches) in the style of this module."""
+    """The axes given, or those of a new figure (sizes in inches)."""
     return panels(1, 1, width=width, height=height)[0, 0] if ax is None else ax
 
 
 def panels(rows, columns, *, width, height, **options):
-    """Axes (rows, columns) of a new figure in the style of this module; `options` as `Figure.subplots` takes them."""
+    """Axes (rows, columns) of a new figure (sizes in inches).
+
+    `options` go to matplotlib's `Figure.subplots`.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -82,7 +87,7 @@ def grid_lines(ax, axis="both"):
     ax.grid(True, axis=axis, color=GRID, linewidth=0.7)
 
 
-def plot_class_distribution(counts, *, after=None, label_after="after balancing", ax=None):
+def plot_class_distribution(counts, *, after=None, ax=None):
     """Rows per class as bars, with the rows after balancing beneath them where given.
 
     Parameters
@@ -91,8 +96,6 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
         Rows per class, as the source has them.
     after : dict of str to int, optional
         Rows per class after balancing.
-    label_after : str, default "after balancing"
-        What the second bars are called.
     ax : matplotlib Axes, optional
         Where to draw.
 
@@ -102,29 +105,20 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
     """
     names, n = list(counts), len(counts)
     ax = axes(ax, height=1.1 + (0.62 if after else 0.4) * n)
-    shown = [(counts, "in the data", PALE, None)] + (
-        [(after, label_after, "white", "////")] if after else []
-    )
+    shown = [(counts, "in the data", PALE, None)]
+    if after:
+        shown.append((after, "after balancing", "white", "////"))
     height = 0.8 / len(shown)
     for k, (values, label, colour, hatch) in enumerate(shown):
         widths = [values.get(name, 0) for name in names]
         at = np.arange(n) + (k - (len(shown) - 1) / 2) * height
-        ax.barh(
-            at,
-            widths,
-            height * 0.92,
-            label=label,
-            color=colour,
-            hatch=hatch,
-            edgecolor=INK,
-            linewidth=0.8,
-        )
+        look = {"color": colour, "hatch": hatch, "edgecolor": INK, "linewidth": 0.8}
+        ax.barh(at, widths, height * 0.92, label=label, **look)
         total = max(sum(widths), 1)
         for y, width in zip(at, widths):
             text = f"{width:,} ({100 * width / total:.1f} %)"
-            ax.annotate(
-                text, (width, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5
-            )
+            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(text, (width, y), fontsize=9.5, **beside)
     ax.set_yticks(np.arange(n), names)
     ax.invert_yaxis()
     ax.set_xlim(0, max(max(values.values()) for values, *_ in shown) * 1.3 or 1)
@@ -132,9 +126,8 @@ def plot_class_distribution(counts, *, after=None, label_after="after balancing"
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.locator_params(axis="x", nbins=5)
     if after:
-        ax.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, frameon=False
-        )
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+        ax.legend(ncols=2, frameon=False, **above)
     return ax
 
 
@@ -207,16 +200,11 @@ def plot_image(image, *, grid, n_samples=None, channel=0, title=None, ax=None):
     ax = axes(ax, height=2.4)
     freqs_hz, times_s = np.asarray(grid.freqs_hz), _times_s(grid, image.shape[1], n_samples)
     if getattr(grid, "rgb", False):
-        ax.imshow(
-            np.clip(image, 0, 1),
-            origin="lower",
-            aspect="auto",
-            extent=(times_s[0], times_s[-1], freqs_hz[0], freqs_hz[-1]),
-        )
+        extent = (times_s[0], times_s[-1], freqs_hz[0], freqs_hz[-1])
+        ax.imshow(np.clip(image, 0, 1), origin="lower", aspect="auto", extent=extent)
     else:
-        mesh = ax.pcolormesh(
-            times_s, freqs_hz, image[:, :, channel], shading="nearest", cmap="magma", vmin=0, vmax=1
-        )
+        look = {"shading": "nearest", "cmap": "magma", "vmin": 0, "vmax": 1}
+        mesh = ax.pcolormesh(times_s, freqs_hz, image[:, :, channel], **look)
         bar = ax.figure.colorbar(mesh, ax=ax, ticks=[0, 0.5, 1], pad=0.02)
         top_db = getattr(grid, "top_db", None)
         if top_db is None:
@@ -224,15 +212,8 @@ def plot_image(image, *, grid, n_samples=None, channel=0, title=None, ax=None):
         else:
             bar.set_ticks([0, 0.5, 1], labels=[f"{-top_db:g}", f"{-top_db / 2:g}", "0"])
             bar.set_label("dB, peak = 0")
-    if (
-        len(freqs_hz) > 2
-        and not np.allclose(np.diff(freqs_hz), freqs_hz[1] - freqs_hz[0], rtol=0.05)
-        and freqs_hz.min() > 0
-    ):
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _frequency_axis(ax, freqs_hz)
     ax.set_xlabel("time (s)")
-    ax.set_ylabel("frequency (Hz)")
     _title(ax, title)
     return ax
 
@@ -262,15 +243,8 @@ def plot_spectrum(spectrum, *, grid, n_samples, leads=("ECG",), title=None, ax=N
     ax = axes(ax, height=2.2)
     freqs_hz = grid.freqs_hz(n_samples)
     for i, values in enumerate(np.asarray(spectrum).T):
-        colour, dash = _LINES[i % len(_LINES)]
-        ax.plot(
-            freqs_hz,
-            values,
-            color=colour,
-            linestyle=dash,
-            linewidth=1.2,
-            label=leads[i] if i < len(leads) else None,
-        )
+        label = leads[i] if i < len(leads) else None
+        ax.plot(freqs_hz, values, linewidth=1.2, label=label, **_look(i))
     ax.set_xlabel("frequency (Hz)")
     ax.set_ylabel("magnitude (dB, scaled)" if grid.log else "magnitude (share of peak)")
     _title(ax, title)
@@ -300,32 +274,16 @@ def plot_history(history, names, *, label, best_epoch=None, ax=None):
     matplotlib Axes
     """
     ax = axes(ax, height=2.9)
-    epochs = [row.get("epoch", i + 1) for i, row in enumerate(history)]
-    for name, (colour, dash), marker in zip(names, _LINES, "os^D"):
-        values = [np.nan if row.get(name) is None else float(row[name]) for row in history]
+    for i, name in enumerate(names):
+        values = _column(history, name)
         if np.isfinite(values).any():
-            text = "validation" if name.startswith("val_") else "train"
-            ax.plot(
-                epochs,
-                values,
-                color=colour,
-                linestyle=dash,
-                marker=marker,
-                markersize=4,
-                label=text,
-            )
+            kind = "validation" if name.startswith("val_") else "train"
+            look = {"marker": "os^D"[i], "markersize": 4, **_look(i)}
+            ax.plot(_epochs(history), values, label=kind, **look)
     if best_epoch is not None:
-        ax.axvline(
-            best_epoch,
-            color="#5b6b7a",
-            linestyle=":",
-            linewidth=1.2,
-            label=f"kept: epoch {best_epoch}",
-        )
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(label)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    grid_lines(ax)
+        look = {"color": _EDGE, "linestyle": ":", "linewidth": 1.2}
+        ax.axvline(best_epoch, label=f"kept: epoch {best_epoch}", **look)
+    _epoch_axis(ax, label)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False)
     return ax
@@ -356,15 +314,8 @@ def plot_confusion(confusion, classes, *, title=None, ax=None):
     ax.imshow(share, cmap="Greys", vmin=0, vmax=1)
     for i, j in np.ndindex(confusion.shape):
         text = f"{confusion[i, j]:,}" + (f"\n{100 * share[i, j]:.1f} %" if n <= 12 else "")
-        ax.text(
-            j,
-            i,
-            text,
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if share[i, j] > 0.55 else INK,
-        )
+        colour = "white" if share[i, j] > 0.55 else INK
+        ax.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
     ax.set_xticks(range(n), classes, rotation=0 if max(map(len, classes)) < 6 else 45)
     ax.set_yticks(range(n), classes)
     ax.set_xlabel("predicted")
@@ -397,14 +348,8 @@ def plot_roc(y, probabilities, classes, *, ax=None):
     ax = axes(ax, height=3.9, width=4.6)
     for i, (name, truth, scores) in enumerate(_one_against_all(y, probabilities, classes)):
         false_rate, true_rate, _ = roc_curve(truth, scores)
-        colour, dash = _LINES[i % len(_LINES)]
-        ax.plot(
-            false_rate,
-            true_rate,
-            color=colour,
-            linestyle=dash,
-            label=f"{name}  {auc(false_rate, true_rate):.3f}",
-        )
+        label = f"{name}  {auc(false_rate, true_rate):.3f}"
+        ax.plot(false_rate, true_rate, label=label, **_look(i))
     ax.plot([0, 1], [0, 1], color=QUIET, linewidth=1)
     ax.set_xlabel("false positive rate (1 - specificity)")
     ax.set_ylabel("sensitivity")
@@ -413,15 +358,30 @@ def plot_roc(y, probabilities, classes, *, ax=None):
 
 
 def plot_precision_recall(y, probabilities, classes, *, ax=None):
-    """Precision over recall of each class against all others, with average precision; arguments as `plot_roc`."""
+    """Precision over recall of each class against all others, with average precision.
+
+    Parameters
+    ----------
+    y : int, shape (n,), or 0/1, shape (n, classes)
+        Labels.
+    probabilities : float, shape (n, classes)
+        Predictions.
+    classes : sequence of str
+        Names.
+    ax : matplotlib Axes, optional
+        Where to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     ax = axes(ax, height=3.9, width=4.6)
     for i, (name, truth, scores) in enumerate(_one_against_all(y, probabilities, classes)):
         precision, recall, _ = precision_recall_curve(truth, scores)
-        colour, dash = _LINES[i % len(_LINES)]
-        area = average_precision_score(truth, scores)
-        ax.plot(recall, precision, color=colour, linestyle=dash, label=f"{name}  {area:.3f}")
+        label = f"{name}  {average_precision_score(truth, scores):.3f}"
+        ax.plot(recall, precision, label=label, **_look(i))
     ax.set_xlabel("recall (sensitivity)")
     ax.set_ylabel("precision (positive predictivity)")
     _unit_square(ax, legend_title="class, average precision", legend=len(classes) <= 12)
@@ -462,15 +422,8 @@ def plot_calibration(y, probabilities, *, ece=None, ax=None):
     at = np.bincount(bins, weights=confidence, minlength=15)[used] / rows[used]
     share = np.bincount(bins, weights=right, minlength=15)[used] / rows[used]
     ax.plot(at, share, color=INK, linewidth=1.2)
-    ax.scatter(
-        at,
-        share,
-        s=20 + 160 * rows[used] / rows.max(),
-        color=PALE,
-        edgecolor=INK,
-        zorder=3,
-        label="bin of rows",
-    )
+    look = {"color": PALE, "edgecolor": INK, "zorder": 3, "label": "bin of rows"}
+    ax.scatter(at, share, s=20 + 160 * rows[used] / rows.max(), **look)
     if ece is not None:
         _title(ax, f"expected calibration error {ece:.3f}")
     ax.set_xlabel("probability given")
@@ -530,28 +483,11 @@ def plot_runs(histories, name, *, label, ax=None):
     """
     ax = axes(ax, height=3.4 + 0.25 * (len(histories) > 5) * math.ceil(len(histories) / 3))
     for i, (run, history) in enumerate(histories.items()):
-        colour, dash = _LINES[i % len(_LINES)]
-        again = (
-            {"alpha": 0.55, "markerfacecolor": "white"} if i >= len(_LINES) else {}
-        )  # colours begin anew
-        values = [np.nan if row.get(name) is None else float(row[name]) for row in history]
-        epochs = [row.get("epoch", k + 1) for k, row in enumerate(history)]
-        marker = "os^Dv"[i % 5]
-        ax.plot(
-            epochs,
-            values,
-            color=colour,
-            linestyle=dash,
-            linewidth=1.6,
-            marker=marker,
-            markersize=3,
-            label=run,
-            **again,
-        )
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(label)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    grid_lines(ax)
+        look = {"linewidth": 1.6, "marker": "os^Dv"[i % 5], "markersize": 3, **_look(i)}
+        if i >= len(_LOOKS):  # colours begin anew
+            look |= {"alpha": 0.55, "markerfacecolor": "white"}
+        ax.plot(_epochs(history), _column(history, name), label=run, **look)
+    _epoch_axis(ax, label)
     if len(histories) > 5:  # no room inside
         ax.legend(frameon=False, fontsize=8, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     else:
@@ -587,8 +523,43 @@ def plot_cost(rows, *, label, ax=None):
     return ax
 
 
+def _look(i):
+    """Colour and dash of the i-th line."""
+    return _LOOKS[i % len(_LOOKS)]
+
+
+def _epochs(history):
+    """Number of each epoch, from 1 where the history does not say it."""
+    return [row.get("epoch", i + 1) for i, row in enumerate(history)]
+
+
+def _column(history, name):
+    """One figure of every epoch, NaN where it is not known."""
+    return [np.nan if row.get(name) is None else float(row[name]) for row in history]
+
+
+def _epoch_axis(ax, label):
+    """Whole epochs from left to right, `label` at the vertical axis."""
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(label)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    grid_lines(ax)
+
+
+def _frequency_axis(ax, freqs_hz):
+    """Hz from the bottom up, on a logarithmic scale where the rows are not evenly spaced."""
+    steps = np.diff(freqs_hz)
+    if len(steps) > 1 and freqs_hz.min() > 0 and not np.allclose(steps, steps[0], rtol=0.05):
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_ylabel("frequency (Hz)")
+
+
 def _name_points(ax, points, *, size=9):
-    """Write a name beside each point, from below upwards, higher and with a line to its point where another is in the way."""
+    """Write a name beside each point, from below upwards.
+
+    Where another name is in the way it stands higher, with a line to its point.
+    """
     ax.figure.draw_without_rendering()  # the layout decides where points come to lie
     taken = []
     for name, x, y in sorted(points, key=lambda point: point[2]):
@@ -598,12 +569,9 @@ def _name_points(ax, points, *, size=9):
             if left < other_right and other_left < right and abs(py + up - bottom) < 1.2 * size:
                 up = bottom - py + 1.2 * size
         taken.append((left, right, py + up))
-        line = (
-            {"arrowstyle": "-", "color": PALE, "linewidth": 0.8, "shrinkB": 4} if up > 6 else None
-        )
-        ax.annotate(
-            name, (x, y), (6, up), textcoords="offset points", fontsize=size, arrowprops=line
-        )
+        line = {"arrowstyle": "-", "color": PALE, "linewidth": 0.8, "shrinkB": 4}
+        beside = {"xytext": (6, up), "textcoords": "offset points", "fontsize": size}
+        ax.annotate(name, (x, y), arrowprops=line if up > 6 else None, **beside)
 
 
 def _title(ax, title):
@@ -638,10 +606,6 @@ def _unit_square(ax, *, legend_title=None, legend_loc="best", legend=True):
         ax.legend(title=legend_title, loc=legend_loc, alignment="left", fontsize=9.5)
 
 
-_MOST_LEADS = 4
-TITLES = {"gradcam": "Grad-CAM", "shap": "SHAP", "lime": "LIME"}
-
-
 def plot_explanation(
     attributions,
     row,
@@ -654,8 +618,9 @@ def plot_explanation(
     freqs_hz=None,
     times_s=None,
     title=None,
+    ax=None,
 ):
-    """One row with what each method says of it: the waveform, and the image beside it where there is one.
+    """One row with what each method says of it: the waveform, and beside it the image if any.
 
     Parameters
     ----------
@@ -677,55 +642,42 @@ def plot_explanation(
         Axes of the image; of a spectrum, `freqs_hz` alone.
     title : str, optional
         Shown above.
+    ax : array of matplotlib Axes, optional
+        Where to draw: a row per method; two columns where there is an attribution over time and
+        an image, else one.
 
     Returns
     -------
     matplotlib Figure
     """
-    from matplotlib.figure import Figure
-
     over_time = any(a.signal is not None for a in attributions.values())
     beside = image is not None
     n_leads = min(_MOST_LEADS, len(leads)) if over_time else 1
     height = 1.5 + 0.75 * n_leads
     widths = [1.7, 1] if over_time and beside else [1]
-    fig = Figure(
-        figsize=(8.6 if len(widths) == 2 else 6.4, 0.5 + height * len(attributions)),
-        layout="constrained",
-    )
-    axes = fig.subplots(len(attributions), len(widths), squeeze=False, width_ratios=widths)
+    shape = len(attributions), len(widths)
+    if ax is None:
+        size = {"width": 8.6 if len(widths) == 2 else 6.4, "height": 0.5 + height * shape[0]}
+        ax = panels(*shape, **size, width_ratios=widths)
+    ax = np.reshape(ax, shape)
     waves = [] if signal is None else find_waves(signal, fs=fs)
-    for line, (name, found) in zip(axes, attributions.items()):
+    wave_look = {"signal": signal, "fs": fs, "unit": unit, "leads": leads, "waves": waves}
+    image_look = {"image": image, "freqs_hz": freqs_hz, "times_s": times_s}
+    for line, (name, found) in zip(ax, attributions.items()):
         label = TITLES.get(name, name)
-        if over_time:
-            values = np.zeros((1, len(leads))) if found.signal is None else found.signal[row]
-            if found.signal is None:
-                line[0].text(
-                    0.5, 0.5, "no feature map over time", transform=line[0].transAxes, ha="center"
-                )
-            else:
-                plot_attribution(
-                    values,
-                    signal=signal,
-                    fs=fs,
-                    unit=unit,
-                    leads=leads,
-                    waves=waves,
-                    title=label,
-                    ax=line[0],
-                )
+        if found.signal is not None:
+            plot_attribution(found.signal[row], title=label, ax=line[0], **wave_look)
+        elif over_time:
+            place = {"transform": line[0].transAxes, "ha": "center"}
+            line[0].text(0.5, 0.5, "no feature map over time", **place)
         if beside:
-            plot_image_attribution(
-                found.view[row], image=image, freqs_hz=freqs_hz, times_s=times_s, ax=line[-1]
-            )
-            line[-1].set_title(
-                f"{label}, on the {'image' if times_s is not None else 'spectrum'}",
-                loc="left",
-                fontsize=10,
-            )
+            plot_image_attribution(found.view[row], ax=line[-1], **image_look)
+            label += f", on the {'image' if times_s is not None else 'spectrum'}"
+            line[-1].set_title(label, loc="left", fontsize=10)
+    figure = ax[0, 0].figure
     if title:
-        fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
-    return fig
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    return figure
 
 
 def plot_attribution(
@@ -773,11 +725,8 @@ def plot_attribution(
     values = np.asarray(values, np.float64)
     times_ms = 1000 * (start_s + np.arange(len(values)) / fs)
     if signal is None:
-        total = values.sum(axis=1)
-        ax.fill_between(times_ms, np.maximum(total, 0), color=FOR, linewidth=0)
-        ax.fill_between(times_ms, np.minimum(total, 0), color=AGAINST, hatch="////", linewidth=0)
+        _fill_signs(ax, times_ms, values.sum(axis=1), hang=True)
         ax.set_ylabel("attribution")
-        offsets, shown = [0.0], []
     else:
         shown = np.sort(np.argsort(-np.abs(values).sum(axis=0), kind="stable")[:_MOST_LEADS])
         step = 1.15 * float(np.ptp(signal[:, shown], axis=0).max()) or 1.0
@@ -790,20 +739,16 @@ def plot_attribution(
             strength = np.abs(values[:-1, lead] + values[1:, lead]) / 2 / most
             sign = values[:-1, lead] + values[1:, lead] > 0
             for side, colour in ((sign, FOR), (~sign, AGAINST)):
-                if not side.any():
-                    continue
                 pieces = np.stack([points[:-1], points[1:]], axis=1)[side]
-                shade = np.clip(1.15 * strength[side], 0, 1)
-                lines = LineCollection(
-                    pieces, colors=colour, alpha=shade, capstyle="round", zorder=2
-                )
+                look = {"colors": colour, "capstyle": "round", "zorder": 2}
+                look |= {"alpha": np.clip(1.15 * strength[side], 0, 1)}
+                lines = LineCollection(pieces, **look)
                 lines.set_linewidth(0.8 + 4.2 * strength[side])
-                ax.add_collection(lines)
+                if side.any():
+                    ax.add_collection(lines)
         if len(shown) > 1 or len(leads) > 1:
-            ax.set_yticks(
-                offsets + np.array([np.median(signal[:, lead]) for lead in shown]),
-                [leads[lead] for lead in shown],
-            )
+            middles = offsets + np.median(signal[:, shown], axis=0)
+            ax.set_yticks(middles, [leads[lead] for lead in shown])
         else:
             ax.set_ylabel(unit)
         low, high = (signal[:, shown] + offsets).min(), (signal[:, shown] + offsets).max()
@@ -816,6 +761,14 @@ def plot_attribution(
     return ax
 
 
+def _fill_signs(ax, x, values, *, base=0.0, hang=False, **look):
+    """Fill positive values from `base` upwards, negative ones hatched, up too or (`hang`) down."""
+    negative = np.minimum(values, 0) if hang else np.maximum(-values, 0)
+    look = {"linewidth": 0, **look}
+    ax.fill_between(x, base, base + np.maximum(values, 0), color=FOR, **look)
+    ax.fill_between(x, base, base + negative, color=AGAINST, hatch="////", **look)
+
+
 def _mark(ax, waves, times_ms):
     """Lines at R peaks and letters above the waves."""
     top = ax.get_ylim()[1]
@@ -824,20 +777,13 @@ def _mark(ax, waves, times_ms):
         ax.axvline(times_ms[wave["R"]], color=INK, linestyle=":", linewidth=0.8, zorder=0)
         for name, at in wave.items():
             if len(shown) <= 4 or name == "R":
-                first = at < 0.012 * len(times_ms)
-                ax.text(
-                    times_ms[at],
-                    top,
-                    name,
-                    ha="left" if first else "center",
-                    va="top",
-                    fontsize=8.5,
-                    color=INK,
-                )
+                side = "left" if at < 0.012 * len(times_ms) else "center"
+                look = {"ha": side, "va": "top", "fontsize": 8.5, "color": INK}
+                ax.text(times_ms[at], top, name, **look)
 
 
 def plot_image_attribution(values, *, image, freqs_hz, times_s=None, ax=None):
-    """A spectrogram or scalogram in grey with what each pixel adds over it; a spectrum as a line.
+    """An image in grey with what each pixel adds over it; a spectrum as a line.
 
     Parameters
     ----------
@@ -862,35 +808,21 @@ def plot_image_attribution(values, *, image, freqs_hz, times_s=None, ax=None):
         values = values.sum(axis=1) if values.ndim == 2 else values
         ax.plot(freqs_hz, image[:, 0], color=INK, linewidth=1.0)
         scale = image.max() / (np.abs(values).max() or 1.0)
-        look = {"alpha": 0.5, "linewidth": 0}
-        ax.fill_between(freqs_hz, np.maximum(values, 0) * scale, color=FOR, **look)
-        ax.fill_between(
-            freqs_hz, np.maximum(-values, 0) * scale, color=AGAINST, hatch="////", **look
-        )
+        _fill_signs(ax, freqs_hz, scale * values, alpha=0.5)
         ax.set_xlabel("frequency (Hz)")
         ax.set_ylabel("log magnitude")
         return ax
-    shade = image.mean(axis=2)
-    ax.pcolormesh(
-        1000 * times_s, freqs_hz, shade, shading="nearest", cmap="Greys", vmin=0, vmax=1.4
-    )
+    places = (1000 * times_s, freqs_hz)
+    look = {"shading": "nearest", "vmin": 0}
+    ax.pcolormesh(*places, image.mean(axis=2), cmap="Greys", vmax=1.4, **look)
     most = np.abs(values).max() or 1.0
     for sign, colour in ((1, FOR), (-1, AGAINST)):
         clear = LinearSegmentedColormap.from_list("", [colour + "00", colour + "d0"])
         strength = np.maximum(sign * values, 0) / most
         if strength.max() > 0.05:
-            ax.pcolormesh(
-                1000 * times_s, freqs_hz, strength, shading="nearest", cmap=clear, vmin=0, vmax=1
-            )
-    if (
-        freqs_hz.min() > 0
-        and len(freqs_hz) > 2
-        and freqs_hz[-1] - freqs_hz[-2] > 2 * (freqs_hz[1] - freqs_hz[0])
-    ):
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.pcolormesh(*places, strength, cmap=clear, vmax=1, **look)
+    _frequency_axis(ax, freqs_hz)
     ax.set_xlabel("time (ms)")
-    ax.set_ylabel("frequency (Hz)")
     return ax
 
 
@@ -923,9 +855,10 @@ def aligned(values, peaks, *, before, after):
 
 
 def row_peaks(signals, *, fs):
-    """The R peaks that rows (n, samples, leads) are averaged around: of records all, of beats the one they were cut by.
+    """The R peaks that rows (n, samples, leads) are averaged around, a list per row.
 
-    Rows up to 3 s count as beats, all cut by their R peak at one place; it is where most of them have one.
+    Rows longer than 3 s give all their peaks. Shorter rows count as beats, which were all cut
+    with their R peak at one place: each gets the place where most of them have a peak.
     """
     peaks = [find_r_peaks(row, fs=fs) for row in signals]
     if signals.shape[1] > 3 * fs or not sum(map(len, peaks)):
@@ -937,15 +870,17 @@ def row_peaks(signals, *, fs):
     return [[int(near[votes[near].argmax()])]] * len(signals)
 
 
-def plot_averages(averages, *, fs, unit, before, qrs_s=None):
-    """Average beat and average attribution of each class, aligned on the R peak: a row per class, a column per method.
+def plot_averages(averages, *, fs, unit, before, qrs_s=None, ax=None):
+    """Average beat and average attribution of each class, aligned on the R peak.
 
-    The band is the middle half of the beats; the filled curve at the foot is the average attribution.
+    A row per class, a column per method. The band is the middle half of the beats; the filled
+    curve at the foot is the average attribution.
 
     Parameters
     ----------
     averages : dict of str to dict
-        Class to ``{"signal": (beats, samples), method: (beats, samples), ...}``, as `aligned` cuts them.
+        Class to ``{"signal": (beats, samples), method: (beats, samples), ...}``, as `aligned` cuts
+        them.
     fs : float
         Sampling rate, in Hz.
     unit : str
@@ -954,73 +889,60 @@ def plot_averages(averages, *, fs, unit, before, qrs_s=None):
         Samples before the R peak.
     qrs_s : (float, float), optional
         Stretch around R to mark.
+    ax : array of matplotlib Axes, shape (classes, methods), optional
+        Where to draw.
 
     Returns
     -------
     matplotlib Figure
     """
-    from matplotlib.figure import Figure
-
     methods = [name for name in next(iter(averages.values())) if name != "signal"]
-    fig = Figure(
-        figsize=(0.6 + 3.4 * len(methods), 0.4 + 2.0 * len(averages)), layout="constrained"
-    )
-    axes = fig.subplots(len(averages), len(methods), squeeze=False, sharex=True)
-    for line, (kind, parts) in zip(axes, averages.items()):
-        for ax, name in zip(line, methods):
-            last = kind == list(averages)[-1]
-            mean, value = (nan_mean(parts[key]) for key in ("signal", name))
-            seen = np.isfinite(mean)
-            low, high = (np.nanpercentile(parts["signal"][:, seen], q, axis=0) for q in (25, 75))
-            times_ms = 1000 * (np.arange(len(mean)) - before) / fs
-            first = int(np.flatnonzero(seen)[0])
+    shape = len(averages), len(methods)
+    if ax is None:
+        size = {"width": 0.6 + 3.4 * shape[1], "height": 0.4 + 2.0 * shape[0]}
+        ax = panels(*shape, **size, sharex=True)
+    ax = np.reshape(ax, shape)
+    for line, (kind, cut) in zip(ax, averages.items()):
+        for panel, name in zip(line, methods):
+            title = f"{kind}: {TITLES.get(name, name)}, {len(cut[name])} beats"
+            panel.set_title(title, loc="left", fontsize=10)
             if qrs_s is not None:
-                ax.axvspan(1000 * qrs_s[0], 1000 * qrs_s[1], color="#fff1cc", zorder=-1)
-            ax.fill_between(times_ms[seen], low, high, color="#e3eaf0", linewidth=0, zorder=0)
-            shown, start_s = np.nan_to_num(value[seen])[:, None], (first - before) / fs
-            plot_attribution(
-                shown, signal=mean[seen][:, None], fs=fs, unit=unit, start_s=start_s, ax=ax
-            )
-            ax.axvline(0, color=INK, linestyle=":", linewidth=0.8, zorder=0)
-            bottom, top = min(low.min(), mean[seen].min()), max(high.max(), mean[seen].max())
-            room = 0.25 * (top - bottom)
-            for sign, colour, hatch in ((1, FOR, None), (-1, AGAINST, "////")):
-                strip = (
-                    bottom
-                    - 1.2 * room
-                    + room * np.maximum(sign * shown[:, 0], 0) / (np.abs(shown).max() or 1.0)
-                )
-                ax.fill_between(
-                    times_ms[seen],
-                    bottom - 1.2 * room,
-                    strip,
-                    color=colour,
-                    hatch=hatch,
-                    alpha=0.75,
-                    linewidth=0,
-                )
-            ax.set_ylim(bottom - 1.2 * room, top + 0.1 * room)
-            ax.set_title(
-                f"{kind}: {TITLES.get(name, name)}, {len(parts[name])} beats",
-                loc="left",
-                fontsize=10,
-            )
-            ax.set_xlabel("time from R peak (ms)" if last else "")
+                first, last = qrs_s
+                panel.axvspan(1000 * first, 1000 * last, color="#fff1cc", zorder=-1)
+            _plot_average(panel, cut["signal"], cut[name], fs=fs, unit=unit, before=before)
+            if kind != list(averages)[-1]:
+                panel.set_xlabel("")
             if name != methods[0]:
-                ax.set_ylabel("")
-    return fig
+                panel.set_ylabel("")
+    return ax[0, 0].figure
 
 
-def nan_mean(values):
+def _plot_average(ax, signals, values, *, fs, unit, before):
+    """One panel of `plot_averages`, of rows (beats, samples)."""
+    mean, value = _mean_of_known(signals), _mean_of_known(values)
+    seen = np.isfinite(mean)
+    mean, value = mean[seen], np.nan_to_num(value[seen])
+    low, high = np.nanpercentile(signals[:, seen], (25, 75), axis=0)
+    times_ms = 1000 * (np.flatnonzero(seen) - before) / fs
+    ax.fill_between(times_ms, low, high, color="#e3eaf0", linewidth=0, zorder=0)
+    look = {"signal": mean[:, None], "fs": fs, "unit": unit, "start_s": times_ms[0] / 1000}
+    plot_attribution(value[:, None], **look, ax=ax)
+    ax.set_xlabel("time from R peak (ms)")
+    ax.axvline(0, color=INK, linestyle=":", linewidth=0.8, zorder=0)
+    bottom, top = min(low.min(), mean.min()), max(high.max(), mean.max())
+    room = 0.25 * (top - bottom)
+    foot = bottom - 1.2 * room
+    value = room * value / (np.abs(value).max() or 1.0)
+    _fill_signs(ax, times_ms, value, base=foot, alpha=0.75)
+    ax.set_ylim(foot, top + 0.1 * room)
+
+
+def _mean_of_known(values):
     """Mean over rows without the missing values; NaN where all are."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0).sum(axis=0)
-    return np.divide(
-        total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0)
-    )
+    return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
-def plot_removal(result, methods):
+def plot_removal(result, methods, *, ax=None):
     """Deletion and insertion curves of each method and of random orders.
 
     Parameters
@@ -1029,32 +951,23 @@ def plot_removal(result, methods):
         Of `faithfulness.deletion_and_insertion`.
     methods : sequence of str
         Which to draw.
+    ax : array of matplotlib Axes, shape (2,), optional
+        Where to draw.
 
     Returns
     -------
     matplotlib Figure
     """
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(7.6, 3.0), layout="constrained")
-    looks = zip(methods, [("#10243b", "-"), ("#b3261e", "--"), ("#2e7d9a", "-."), ("#d08a17", ":")])
-    looks = [("random", (QUIET, "-")), *looks]
-    for ax, kind, label in zip(
-        fig.subplots(1, 2), ("deletion", "insertion"), ("removed", "put in")
-    ):
-        for name, (colour, dash) in looks:
-            ax.plot(
-                100 * result["share"],
-                result[name][kind],
-                color=colour,
-                linestyle=dash,
-                label=TITLES.get(name, name),
-            )
-        ax.set_xlabel(f"share of the row {label} (%)")
-        ax.set_ylabel("probability of the class")
-        ax.set_title(kind, loc="left", fontsize=10)
-        ax.set_ylim(-0.02, 1.02)
-        ax.spines[["top", "right"]].set_visible(False)
-        grid_lines(ax)
-    ax.legend(fontsize=9, frameon=False)
-    return fig
+    ax = np.ravel(panels(1, 2, width=7.6, height=3.0) if ax is None else ax)
+    looks = {"random": {"color": QUIET}} | {name: _look(i) for i, name in enumerate(methods)}
+    for panel, kind, label in zip(ax, ("deletion", "insertion"), ("removed", "put in")):
+        for name, look in looks.items():
+            values = result[name][kind]
+            panel.plot(100 * result["share"], values, label=TITLES.get(name, name), **look)
+        panel.set_xlabel(f"share of the row {label} (%)")
+        panel.set_ylabel("probability of the class")
+        panel.set_title(kind, loc="left", fontsize=10)
+        panel.set_ylim(-0.02, 1.02)
+        grid_lines(panel)
+    ax[-1].legend(fontsize=9, frameon=False)
+    return ax[0].figure
