@@ -1,14 +1,16 @@
-"""Check data the way a careful person does before training: sizes, ranges, balance, leaks, dead leads.
+"""Check data before training: sizes, ranges, balance, leaks between parts, dead leads.
 
 Conventions
 -----------
-`inspect` returns numbers, `findings` are sentences about what looks wrong. A finding is no
-error: some are properties of a public data set that a reader has to know.
+`inspect` returns numbers, and `findings`: sentences about what looks wrong. A finding is not an
+error; some are properties of a public data set that a reader has to know.
 """
+
+import itertools
 
 import numpy as np
 
-from ecg_keras import pages
+from ecg_keras import pages, plots
 from ecg_keras.dataset import representative_rows
 from ecg_keras.storage import digest_rows
 
@@ -46,11 +48,18 @@ def inspect(train=None, val=None, test=None):
     Returns
     -------
     Inspection
-        A dict. ``parts`` has, per part, ``rows``, ``shape``, ``duration_s``, ``channels``, ``min``, ``max``,
-        ``mean``, ``std``, ``zeros`` (share of entries), ``class_counts``, ``patients``, ``records``,
-        ``constant_leads`` (rows in which each lead does not move), ``equal_leads``, ``duplicates`` (rows seen
-        before in the part) and ``label_runs`` (runs of equal labels over those expected of shuffled rows).
-        Ranges are of up to 5,000 evenly spaced rows.
+        A dict. ``parts`` has for each part ``rows``, ``shape``, ``duration_s``, ``channels``,
+        ``min``, ``max``, ``mean``, ``std``, ``zeros`` (share of entries), ``class_counts``,
+        ``patients``, ``records``, ``constant_leads`` (number of rows in which a lead does not
+        move), ``equal_leads``, ``duplicates`` (rows that were in the part before) and
+        ``label_runs`` (runs of equal labels, over the number expected if rows were shuffled).
+        Ranges are those of up to 5,000 evenly spaced rows. ``shared_rows`` and
+        ``shared_patients`` count what two parts share; ``findings`` is a list of sentences.
+
+    Raises
+    ------
+    ValueError
+        If no part is given.
 
     Examples
     --------
@@ -60,33 +69,23 @@ def inspect(train=None, val=None, test=None):
     >>> found["parts"]["test"]["duplicates"], found["findings"][-1]
     (1, 'test: 1 of 4 rows are exact copies of others.')
     """
-    parts = {
-        name: part
-        for name, part in (("train", train), ("val", val), ("test", test))
-        if part is not None
-    }
+    parts = {"train": train, "val": val, "test": test}
+    parts = {name: part for name, part in parts.items() if part is not None}
     if not parts:
         raise ValueError("inspect needs at least one of train, val and test.")
     digests = {name: digest_rows(part.x) for name, part in parts.items()}
+    patients = {name: part.patients for name, part in parts.items() if part.patients is not None}
     result = Inspection(
-        parts={name: _describe(part, digests[name]) for name, part in parts.items()}
+        parts={name: _describe(part, digests[name]) for name, part in parts.items()},
+        shared_rows=_shared(digests),
+        shared_patients=_shared(patients),
     )
-    names = list(parts)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    result["shared_rows"] = {
-        f"{a}, {b}": len(np.intersect1d(digests[a], digests[b])) for a, b in pairs
-    }
-    result["shared_patients"] = {
-        f"{a}, {b}": len(np.intersect1d(parts[a].patients, parts[b].patients))
-        for a, b in pairs
-        if parts[a].patients is not None and parts[b].patients is not None
-    }
-    result["findings"] = _findings(parts, result)
+    result["findings"] = _findings(result)
     return result
 
 
 def plot_labelled(ds, *, per_class=3, seed=0):
-    """Random rows beside their labels, a row of pictures per class.
+    """Draw random rows under their labels, a line of pictures per class.
 
     Parameters
     ----------
@@ -99,35 +98,36 @@ def plot_labelled(ds, *, per_class=3, seed=0):
 
     Returns
     -------
-    matplotlib Figure
-    """
-    from matplotlib.figure import Figure
+    matplotlib.figure.Figure
 
+    Examples
+    --------
+    >>> from ecg_keras import ECGDataset
+    >>> ds = ECGDataset(np.ones((4, 9)), [0, 0, 1, 1], classes="NV", fs=10)
+    >>> len(plot_labelled(ds, per_class=2).axes)
+    4
+    """
     rng = np.random.default_rng(seed)
     names = list(representative_rows(ds))
-    fig = Figure(figsize=(2.4 * per_class, 1.5 * len(names) + 0.4), layout="constrained")
-    axes = fig.subplots(len(names), per_class, squeeze=False)
+    size = {"width": 2.4 * per_class, "height": 1.5 * len(names) + 0.4}
+    axes = plots.panels(len(names), per_class, **size)
     for line, name in zip(axes, names):
         i = ds.classes.index(name)
         rows = np.flatnonzero(ds.y[:, i] == 1 if ds.multi_label else ds.y == i)
         for ax, row in zip(line, rng.permutation(rows)[:per_class]):
             if ds.is_images:
                 image = np.clip(ds.x[row], 0, 1)
-                ax.imshow(
-                    image if image.shape[2] == 3 else image[:, :, 0],
-                    origin="lower",
-                    aspect="auto",
-                    cmap="magma",
-                )
+                image = image if image.shape[2] == 3 else image[:, :, 0]
+                ax.imshow(image, origin="lower", aspect="auto", cmap="magma")
             else:
-                ax.plot(ds.x[row][:, 0], color="#1b2a3a", linewidth=0.9)
+                ax.plot(ds.x[row][:, 0], color=plots.INK, linewidth=0.9)
             label = "+".join(np.array(ds.classes)[ds.y[row] == 1]) if ds.multi_label else name
             ax.set_title(f"{label} (row {row})", fontsize=9, loc="left")
         for ax in line:
             ax.set_xticks([])
             ax.set_yticks([])
-            ax.spines[["top", "right", "left", "bottom"]].set_color("#b8c4ce")
-    return fig
+            ax.spines[:].set_color(plots.GRID)
+    return axes[0, 0].figure
 
 
 def inspection_html(inspection):
@@ -221,7 +221,13 @@ def _std(x):
     return float(np.sqrt(np.einsum("i,i->", apart, apart, dtype=np.float64) / apart.size))
 
 
-def _findings(parts, result):
+def _shared(ids):
+    """Ids of each part to how many of them are in both, for each pair of parts."""
+    pairs = itertools.combinations(ids, 2)
+    return {f"{a}, {b}": len(np.intersect1d(ids[a], ids[b])) for a, b in pairs}
+
+
+def _findings(result):
     """Sentences about what a reader has to know or a user has to repair."""
     found = []
     for name, part in result["parts"].items():
@@ -229,7 +235,8 @@ def _findings(parts, result):
         counts = part["class_counts"]
         if absent := [kind for kind, count in counts.items() if not count]:
             found.append(
-                f"{name}: no row of {', '.join(absent)}; what the model does with them is not known from it."
+                f"{name}: no row of {', '.join(absent)}; what the model does with them is not "
+                "known from it."
             )
         if few := [f"{kind} ({count})" for kind, count in counts.items() if 0 < count < _FEW_ROWS]:
             found.append(
@@ -244,14 +251,11 @@ def _findings(parts, result):
             found.append(
                 f"{name}: {part['duplicates']:,} of {n:,} rows are exact copies of others."
             )
-        if (
-            part["label_runs"] is not None
-            and n >= 100
-            and part["label_runs"] < 0.05
-            and part["patients"] is None
-        ):
+        runs = part["label_runs"]
+        if runs is not None and runs < 0.05 and n >= 100 and part["patients"] is None:
             found.append(
-                f"{name}: rows are sorted by class; order, batch statistics or context between rows would carry the label."
+                f"{name}: rows are sorted by class; whatever depends on the order of rows would "
+                "carry the label."
             )
     for pair, count in result["shared_rows"].items():
         if count:
@@ -268,7 +272,8 @@ def _findings(parts, result):
             scaled = base["std"] > 0 and not 0.5 < part["std"] / base["std"] < 2
             if name != "train" and not base["resampled"] and (shifted or scaled):
                 found.append(
-                    f"{name}: mean {part['mean']:.3g} and standard deviation {part['std']:.3g} differ from train's "
-                    f"{base['mean']:.3g} and {base['std']:.3g}; were both scaled alike?"
+                    f"{name}: mean {part['mean']:.3g} and standard deviation {part['std']:.3g} "
+                    f"differ from train's {base['mean']:.3g} and {base['std']:.3g}; were both "
+                    "scaled alike?"
                 )
     return found

@@ -1,24 +1,16 @@
-"""Load PTB-XL: ten seconds of twelve leads, several diagnoses at once.
+"""Load PTB-XL: ten seconds of twelve leads, with several diagnoses at once.
 
 Conventions
 -----------
-Signals are float32 (n, 10 * sampling_rate, leads) in mV, leads in the order
-I II III AVR AVL AVF V1-V6 or as asked. Labels are multi-hot (n, classes), but for
-the task "superclass-single". Parts are cut by the publisher's ten folds, which
-keep patients together; nothing is filtered, standardised or resampled.
+Signals are float32 (n, 10 * sampling_rate, leads) in mV, leads in the order of `LEADS` or as
+asked. Labels are multi-hot (n, classes), except for the task "superclass_single". Parts are cut by
+the publisher's ten folds, which keep patients together. Nothing is filtered, standardised or
+resampled. One record is int16 (samples, 12) in uV.
 
 P. Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset",
 Scientific Data 7:154, 2020 (CC BY 4.0; https://physionet.org/content/ptb-xl/). 21,799
 records of 18,869 patients, 1989-1996, 12 leads, 500 Hz and 100 Hz. The label rule is that of
 N. Strodthoff et al., "Deep Learning for ECG Analysis", IEEE JBHI 25(5), 2021.
-
-Read one record of PTB-XL and check every byte of it.
-
-Conventions
------------
-A record is int16 (samples, 12) in uV, leads in the order of `LEADS` whatever that of
-the file. Plain 16-bit WFDB files are read here, many times faster than by the
-reference reader, which reads all others; tests compare the two.
 """
 
 import json
@@ -36,7 +28,8 @@ from ecg_keras.dataset import ECGDataset, check_parts, split
 from ecg_keras.storage import cache_folder, fingerprint, read_cache, write_cache
 
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
-TASKS = ("superclass", "superclass-single", "subclass", "diagnostic", "form", "rhythm", "all")
+TASKS = ("superclass", "superclass_single", "subclass", "diagnostic", "form", "rhythm", "all")
+LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 OFFICIAL_FOLDS = (tuple(range(1, 9)), (9,), (10,))
 
 _COLUMNS = (
@@ -51,6 +44,7 @@ _COLUMNS = (
 )
 _SUFFIX = {100: "lr", 500: "hr"}
 _OVER_89, _UNKNOWN_AGE = 90.0, 60.0  # years; the publisher writes 300 for over 89
+_UNITS_PER_MV = {"mv": 1.0, "uv": 1000.0, "v": 0.001}
 
 
 def load_ptbxl(
@@ -70,16 +64,17 @@ def load_ptbxl(
     directory : path
         The folder of ``ptbxl_database.csv``, ``scp_statements.csv`` and ``records100`` or
         ``records500``, or the one above it.
-    task : {"superclass", "superclass-single", "subclass", "diagnostic", "form", "rhythm", "all"}
-        What to predict: the 5 superclasses NORM MI STTC CD HYP, the 23 subclasses, the
-        44 diagnostic, 19 form or 12 rhythm statements, or all 71. Every code of a record counts,
-        whatever its likelihood; records without a class of the task are left out and counted in `notes`.
-        "superclass-single" keeps the records with exactly one superclass, as class numbers for a softmax.
-    sampling_rate : {100, 500}
+    task : {"superclass", "superclass_single", "subclass", "diagnostic", "form", "rhythm", "all"}
+        What to predict: the 5 superclasses NORM MI STTC CD HYP, the 23 subclasses, the 44
+        diagnostic, 19 form or 12 rhythm statements, or all 71. Every code of a record counts,
+        whatever its likelihood. Records without a class of the task are left out and counted in
+        `notes`. "superclass_single" keeps the records with exactly one superclass, as class
+        numbers (n,).
+    sampling_rate : {100, 500}, default 100
         In Hz; which of the two published versions to read.
     folds : str or (train, val, test), default 1-8, 9 and 10
-        Numbers 1 to 10 of each part, as `parse_folds` reads them. A fraction in the place of val, as
-        in ``"1-8/0.1/9"``, cuts that share of the patients off train.
+        Numbers 1 to 10 of each part, as `parse_folds` reads them. A fraction in the place of val,
+        as in ``"1-8/0.1/9"``, cuts that share of the patients off train.
     leads : sequence of str, optional
         Leads to keep, in this order; any case.
     seed : int, default 0
@@ -90,9 +85,9 @@ def load_ptbxl(
     Returns
     -------
     train, val, test : ECGDataset
-        ``patients`` and ``records`` are the publisher's ids. ``metadata`` is age in years and sex (0 male,
-        1 female). The age 300 stands for "over 89" and becomes 90; a missing age becomes 60 and a
-        missing sex 0.5, and `notes` counts all three.
+        ``patients`` and ``records`` are the publisher's ids. ``metadata`` is age in years and sex
+        (0 male, 1 female). The age 300 stands for "over 89" and becomes 90; a missing age becomes
+        60 and a missing sex 0.5, and `notes` counts all three.
 
     Raises
     ------
@@ -132,11 +127,30 @@ def load_ptbxl_part(
 ):
     """Load the records of some folds as one data set, to evaluate a finished model on.
 
-    Parameters are those of `load_ptbxl`, but `folds` is one part: ``(10,)``, ``"9-10"``. The classes
-    of a task and their order come from ``scp_statements.csv``, so they do not depend on the folds.
+    Parameters
+    ----------
+    folds : int, str or sequence of int
+        Folds of the one part: 10, ``"9-10"``, ``(9, 10)``.
+    directory, task, sampling_rate, leads, progress
+        As in `load_ptbxl`.
+
+    Returns
+    -------
+    part : ECGDataset
+        The classes of a task and their order come from ``scp_statements.csv``, so they do not
+        depend on the folds.
+
+    Raises
+    ------
+    ValueError
+        As `load_ptbxl`.
+
+    Examples
+    --------
+    >>> test = load_ptbxl_part("ptb-xl-1.0.3", folds=10)  # doctest: +SKIP
     """
     start = time.perf_counter()
-    check_option("task", task, TASKS)
+    task = check_option("task", task, TASKS)
     check_option("sampling_rate", sampling_rate, tuple(_SUFFIX))
     folds = _parse_part(folds)
     columns = _lead_columns(leads)
@@ -146,19 +160,17 @@ def load_ptbxl_part(
     chosen = np.isin(table.strat_fold, folds)
     if not chosen.any():
         raise ValueError(
-            f"folds {_name(folds)}: {root / 'ptbxl_database.csv'} has no records of them; it has folds {_name(here)}."
+            f"folds {_name(folds)}: {root / 'ptbxl_database.csv'} has no records of them; it has "
+            f"folds {_name(here)}."
         )
     if absent := sorted(set(folds) - set(here)):
         notes.append(f"folds {_name(absent)} have no records here")
     table = table[chosen]
     y, classes = _labels(table, root, task, notes)
-    kept = y.sum(axis=1) == 1 if task == "superclass-single" else y.any(axis=1)
+    single = task == "superclass_single"
+    kept = y.sum(axis=1) == 1 if single else y.any(axis=1)
     if not kept.all():
-        what = (
-            "exactly one superclass"
-            if task == "superclass-single"
-            else f"a class of the task {task!r}"
-        )
+        what = "exactly one superclass" if single else f"a class of the task {task!r}"
         notes.append(f"{int((~kept).sum())} of {len(kept)} records left out: not {what}")
     if not kept.any():
         raise ValueError(
@@ -168,7 +180,7 @@ def load_ptbxl_part(
     table, y = table[kept], y[kept]
     return ECGDataset(
         x,
-        y.argmax(axis=1) if task == "superclass-single" else y,
+        y.argmax(axis=1) if single else y,
         classes=classes,
         fs=sampling_rate,
         leads=tuple(LEADS[column] for column in columns),
@@ -177,7 +189,7 @@ def load_ptbxl_part(
         records=table.ecg_id,
         metadata=_metadata(table, notes),
         metadata_names=("age", "sex"),
-        source=f"PTB-XL, {sampling_rate} Hz, task {task}, folds {_name(sorted(set(table.strat_fold)))}",
+        source=f"PTB-XL, {sampling_rate} Hz, task {task}, folds {_name(set(table.strat_fold))}",
         preparation={
             "task": task,
             "sampling_rate": sampling_rate,
@@ -265,7 +277,7 @@ def _lead_columns(leads):
 
 
 def _find_root(directory):
-    """The folder that holds ``ptbxl_database.csv``: `directory` or the one folder below it that does."""
+    """The folder that holds ``ptbxl_database.csv``: `directory` or the one below it that does."""
     directory = pathlib.Path(directory).expanduser()
     if not directory.is_dir():
         raise ValueError(
@@ -276,7 +288,8 @@ def _find_root(directory):
     if len(found) != 1:
         content = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
         raise ValueError(
-            f"{directory}: expected ptbxl_database.csv here or in one folder below, found {content}."
+            f"{directory}: expected ptbxl_database.csv here or in one folder below, "
+            f"found {content}."
         )
     if not (found[0] / "scp_statements.csv").is_file():
         raise ValueError(
@@ -295,7 +308,8 @@ def _read_csv(path, columns):
         raise ValueError(f"{path}: not a whole CSV file ({error}); fetch it again.") from None
     if absent := [name for name in columns if name not in table.columns]:
         raise ValueError(
-            f"{path}: the columns {', '.join(absent)} are missing; it has {', '.join(table.columns[:8])} ..."
+            f"{path}: the columns {', '.join(absent)} are missing; it has "
+            f"{', '.join(table.columns[:8])} ..."
         )
     return table
 
@@ -308,15 +322,15 @@ def _read_table(root):
     table = _read_csv(path, _COLUMNS)
     for name in ("ecg_id", "patient_id", "strat_fold", "age", "sex"):
         table[name] = pandas.to_numeric(table[name], errors="coerce")
-    bad = table[["ecg_id", "patient_id", "strat_fold"]].isna().any(
-        axis=1
-    ) | ~table.strat_fold.between(1, 10)
+    bad = table[["ecg_id", "patient_id", "strat_fold"]].isna().any(axis=1)
+    bad |= ~table.strat_fold.between(1, 10)
     for column, suffix in (("filename_lr", "lr"), ("filename_hr", "hr")):
         bad |= ~table[column].str.fullmatch(rf"records\d00/\d{{5}}/\d{{5}}_{suffix}")
     if not len(table) or bad.any():
         row = int(np.argmax(bad)) if len(table) else 0
         raise ValueError(
-            f"{path}: row {row + 2} has no id, patient, fold from 1 to 10 or file names; the file seems to be cut or edited."
+            f"{path}: row {row + 2} has no id, patient, fold from 1 to 10 or file names; the file "
+            "seems to be cut or edited."
         )
     if (twice := table.ecg_id.duplicated()).any():
         raise ValueError(f"{path}: ecg_id {table.ecg_id[twice].iloc[0]:.0f} is there twice.")
@@ -331,7 +345,7 @@ def _labels(table, root, task, notes):
         root / "scp_statements.csv", ("diagnostic", "form", "rhythm", "diagnostic_class")
     )
     code = statements.iloc[:, 0]
-    if task in ("superclass", "superclass-single", "subclass"):
+    if task in ("superclass", "superclass_single", "subclass"):
         column = statements["diagnostic_subclass" if task == "subclass" else "diagnostic_class"]
         diagnostic = statements.diagnostic.str.startswith("1")
         of_code = {c: value for c, value, yes in zip(code, column, diagnostic) if yes and value}
@@ -343,7 +357,8 @@ def _labels(table, root, task, notes):
     place = {name: i for i, name in enumerate(classes)}
     if wrong := sorted(set(of_code.values()) - set(place)):
         raise ValueError(
-            f"{root / 'scp_statements.csv'}: classes {', '.join(wrong)} are not {', '.join(classes)}."
+            f"{root / 'scp_statements.csv'}: the classes {', '.join(wrong)} are not of "
+            f"{', '.join(classes)}."
         )
     known, unknown = set(code), {}
     y = np.zeros((len(table), len(classes)), np.float32)
@@ -352,7 +367,8 @@ def _labels(table, root, task, notes):
             codes = list(json.loads(text.replace("'", '"')))
         except ValueError:
             raise ValueError(
-                f"ptbxl_database.csv: scp_codes of record {ecg_id} must read like {{'NORM': 100.0}}, got {text!r}."
+                f"ptbxl_database.csv: scp_codes of record {ecg_id} must read like "
+                f"{{'NORM': 100.0}}, got {text!r}."
             ) from None
         for name in codes:
             if name in of_code:
@@ -361,7 +377,8 @@ def _labels(table, root, task, notes):
                 unknown.setdefault(name, []).append(ecg_id)
     for name, ids in unknown.items():
         notes.append(
-            f"SCP code {name!r} is not in scp_statements.csv and was left out of {len(ids)} records (first: {ids[0]})"
+            f"SCP code {name!r} is not in scp_statements.csv and was left out of {len(ids)} "
+            f"records (first: {ids[0]})"
         )
         warnings.warn(notes[-1], stacklevel=4)
     return y, tuple(classes)
@@ -383,14 +400,13 @@ def _metadata(table, notes):
 
 
 def _read_signals(root, table, sampling_rate, kept, columns, progress):
-    """The `kept` records of a table as float32 (n, samples, leads) in mV, fold by fold through the cache."""
+    """The `kept` records of a table as float32 (n, samples, leads) in mV, a cache per fold."""
     from tqdm import tqdm
 
     names = table["filename_" + _SUFFIX[sampling_rate]].to_numpy()
     folds = table.strat_fold.to_numpy()
-    stamps = [
-        _stamps(root, names[folds == fold]) for fold in np.unique(folds)
-    ]  # all files first: errors come early
+    # all files first: errors come early
+    stamps = [_stamps(root, names[folds == fold]) for fold in np.unique(folds)]
     x = np.empty((int(kept.sum()), 10 * sampling_rate, len(columns)), np.float32)
     place = np.cumsum(kept) - 1
     bar = tqdm(
@@ -404,35 +420,31 @@ def _read_signals(root, table, sampling_rate, kept, columns, progress):
         for fold, stamp in zip(np.unique(folds), stamps):
             rows = np.flatnonzero(folds == fold)
             key = ["ptbxl-1", sampling_rate, stamp]
-            path = (
-                cache_folder()
-                / f"ptbxl-{fingerprint([str(root.resolve()), sampling_rate, int(fold)])}.cache"
-            )
+            place_of_fold = fingerprint([str(root.resolve()), sampling_rate, int(fold)])
+            path = cache_folder() / f"ptbxl-{place_of_fold}.cache"
             cached = read_cache(path, key)
             if cached is None:
                 digital = np.empty((len(rows), 10 * sampling_rate, len(LEADS)), np.int16)
-                jobs = pool.map(
-                    lambda i: read_record(root / names[rows[i]], sampling_rate), range(len(rows))
-                )
+                read = lambda name: read_record(root / name, sampling_rate)
+                jobs = pool.map(read, names[rows])
                 for i, record in enumerate(jobs):
                     digital[i] = record
                     bar.update()
                 try:
                     write_cache(path, key, {"digital": digital})
-                except OSError:  # a read-only or full cache folder: the next load takes seconds again, nothing else is lost
+                except OSError:  # a read-only or full cache folder: the next load takes longer
                     pass
             else:
                 digital = cached["digital"]
                 bar.update(len(rows))
             for i in np.flatnonzero(kept[rows]):  # row by row: no second copy of a large fold
-                np.divide(
-                    digital[i][:, columns], np.float32(1000), out=x[place[rows[i]]]
-                )  # uV to mV
+                microvolts = digital[i][:, columns]
+                np.divide(microvolts, np.float32(1000), out=x[place[rows[i]]])
     return x
 
 
 def _stamps(root, names):
-    """A hash of names, sizes and times of the records' files, or an error that names those absent."""
+    """A hash of names, sizes and times of the records' files; an error where some are absent."""
     stamps, absent = [], []
     for name in names:
         for suffix in (".hea", ".dat"):
@@ -444,29 +456,35 @@ def _stamps(root, names):
                 stamps.append([name, stat.st_size, stat.st_mtime_ns])
     if absent:
         raise ValueError(
-            f"{root}: {len(absent)} files named in ptbxl_database.csv are missing, first {absent[0]}; "
-            "fetch them again, or pick folds and a sampling_rate that are there."
+            f"{root}: {len(absent)} files named in ptbxl_database.csv are missing, first "
+            f"{absent[0]}; fetch them again, or pick folds and a sampling_rate that are there."
         )
     return fingerprint(stamps)
 
 
-LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
-
-_UNITS_PER_MV = {"mv": 1.0, "uv": 1000.0, "v": 0.001}
-
-
 def read_record(path, sampling_rate):
-    """Read a record, given its path without suffix.
+    """Read one record and check every byte of it.
+
+    Plain 16-bit WFDB files, which PTB-XL has, are read here, many times faster than by the package
+    wfdb, which reads all others.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the record, without suffix.
+    sampling_rate : {100, 500}
+        In Hz.
 
     Returns
     -------
     microvolts : ndarray of int16, shape (10 * sampling_rate, 12)
+        Leads in the order of `LEADS`, whatever that of the file.
 
     Raises
     ------
     ValueError
-        If the header is not whole, another rate, length or unit, a lead is missing, or samples are
-        cut, marked as missing or do not match their checksum; names the file.
+        If the header is not whole, the rate, length or unit is another, a lead is missing, or
+        samples are cut, marked as missing or do not match their checksum; names the file.
     """
     lines = [
         line
@@ -479,8 +497,8 @@ def read_record(path, sampling_rate):
         raise ValueError(f"{path}.hea: not a whole WFDB header.")
     if float(head[2].split("/")[0]) != sampling_rate or int(head[3]) != n_samples:
         raise ValueError(
-            f"{path}.hea: expected {n_samples} samples at {sampling_rate} Hz, got {head[3]} at {head[2]} Hz; "
-            "leave this record out of ptbxl_database.csv or fetch it again."
+            f"{path}.hea: expected {n_samples} samples at {sampling_rate} Hz, got {head[3]} at "
+            f"{head[2]} Hz; leave this record out of ptbxl_database.csv or fetch it again."
         )
     signals = [line.split() for line in lines[1:]]
     names = [" ".join(fields[8:]).upper() for fields in signals]
@@ -495,14 +513,16 @@ def read_record(path, sampling_rate):
     digital = np.fromfile(path.with_suffix(".dat"), "<i2")
     if digital.size != n_samples * len(signals):
         raise ValueError(
-            f"{path}.dat: expected {2 * n_samples * len(signals)} bytes, got {2 * digital.size}; the file is cut."
+            f"{path}.dat: expected {2 * n_samples * len(signals)} bytes, got {2 * digital.size}; "
+            "the file is cut."
         )
     digital = digital.reshape(n_samples, len(signals))
     sums = digital.sum(axis=0, dtype=np.int64)
     for column, fields in enumerate(signals):
         if (int(sums[column]) - int(fields[6])) % 65536:
             raise ValueError(
-                f"{path}.dat: lead {names[column]} does not match its checksum in the header; fetch it again."
+                f"{path}.dat: lead {names[column]} does not match its checksum in the header; "
+                "fetch it again."
             )
     if (digital == -32768).any():  # what WFDB writes for a sample that is not there
         raise ValueError(f"{path}.dat: has samples marked as missing.")
@@ -519,9 +539,7 @@ def _microvolts(path, gain, zero):
     unit = (match[3] or "mV").lower() if match else ""
     if unit not in _UNITS_PER_MV or not float(match[1]):
         raise ValueError(f"{path}.hea: the gain must read like '1000.0(0)/mV', got {gain!r}.")
-    return 1000 / (float(match[1]) * _UNITS_PER_MV[unit]), float(
-        match[2] if match[2] is not None else zero
-    )
+    return 1000 / (float(match[1]) * _UNITS_PER_MV[unit]), float(match[2] or zero)
 
 
 def _read_by_wfdb(path, order):
@@ -530,7 +548,7 @@ def _read_by_wfdb(path, order):
 
 
 def _as_int16(path, microvolts):
-    """UV as float to int16, or an error where they are missing or do not fit."""
+    """Samples in uV from float to int16, or an error where they are missing or do not fit."""
     if not np.isfinite(microvolts).all() or np.abs(microvolts).max() > 32767:
         raise ValueError(f"{path}: has samples that are missing or beyond 32.767 mV.")
     return np.rint(microvolts).astype(np.int16)

@@ -1,7 +1,10 @@
+"""What a careful person would see in the data is found and said."""
+
 import numpy as np
 import pytest
 from conftest import toy_dataset
 
+from ecg_keras import to_spectrograms
 from ecg_keras.inspection import inspect, plot_labelled
 from ecg_keras.plots import png
 
@@ -100,3 +103,16 @@ def test_labels_stand_beside_rows():
         name, row = title.rstrip(")").split(" (row ")
         assert ds.classes[ds.y[int(row)]] == name
     assert png(fig)[1:4] == b"PNG"
+
+
+def test_images_and_multi_label_rows_are_drawn_too():
+    ds = toy_dataset(n=30, multi_label=True)
+    both = ds.y.copy()
+    both[:, :2] = 1
+    images = to_spectrograms(ds.replace(y=both))
+    fig = plot_labelled(images, per_class=1)
+    assert fig.axes[0].get_title(loc="left").startswith("N+S") and len(fig.axes[0].images) == 1
+    found = inspect(train=images)["parts"]["train"]
+    assert found["duration_s"] is None and found["channels"] == "L0" and found["label_runs"] is None
+    three = images.replace(x=np.repeat(images.x, 3, axis=3))
+    assert inspect(train=three)["parts"]["train"]["channels"] == "channel 0, channel 1, channel 2"

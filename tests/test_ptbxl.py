@@ -49,7 +49,8 @@ def folder(tmp_path):
         lr, hr = f"records100/00000/{i + 1:05d}_lr", f"records500/00000/{i + 1:05d}_hr"
         age = {0: "300.0", 1: ""}.get(i, f"{40 + i}.0")
         rows.append(
-            f'{i + 1},{1000 + i}.0,{age},{i % 2},"with a, comma","{_CODES[i % 6]}",{i // 3 + 1},{lr},{hr}'
+            f'{i + 1},{1000 + i}.0,{age},{i % 2},"with a, comma","{_CODES[i % 6]}",'
+            f"{i // 3 + 1},{lr},{hr}"
         )
         _write_record(tmp_path / lr, rng.integers(-2000, 2000, (1000, 12)), 100)
         _write_record(tmp_path / hr, rng.integers(-2000, 2000, (5000, 12)), 500)
@@ -97,8 +98,14 @@ def test_every_code_counts_whatever_its_likelihood(folder):
 
 
 def test_single_superclass_task_has_class_numbers(folder):
-    part = load_ptbxl_part(folder, folds="1-2", task="superclass-single")
+    part = load_ptbxl_part(folder, folds="1-2", task="superclass_single")
     assert part.y.tolist() == [0, 1, 4, 3] and not part.multi_label
+
+
+def test_the_old_spelling_of_a_task_still_works(folder):
+    with pytest.warns(DeprecationWarning, match="'superclass_single' now"):
+        part = load_ptbxl_part(folder, folds="1-2", task="superclass-single")
+    assert part.preparation["task"] == "superclass_single" and not part.multi_label
 
 
 def test_other_tasks_take_their_classes_from_the_statements(folder):
@@ -269,6 +276,62 @@ def test_an_unknown_code_is_a_counted_warning(folder):
 def test_wrong_options_are_refused(folder, options, message):
     with pytest.raises(ValueError, match=message):
         load_ptbxl_part(folder, folds=1, **options)
+
+
+def test_the_folder_above_is_enough_and_a_strange_one_says_what_it_holds(folder, tmp_path_factory):
+    above = tmp_path_factory.mktemp("above")
+    (above / "ptb-xl").symlink_to(folder)
+    np.testing.assert_array_equal(
+        load_ptbxl_part(above, folds=1).x, load_ptbxl_part(folder, folds=1).x
+    )
+    with pytest.raises(ValueError, match="there is no such folder"):
+        load_ptbxl(above / "nowhere")
+    with pytest.raises(ValueError, match="below, found 00000"):
+        load_ptbxl(folder / "records100")
+
+
+def test_a_record_in_another_format_is_read_by_wfdb(folder):
+    wfdb = pytest.importorskip("wfdb")
+    before = load_ptbxl_part(folder, folds=1).x
+    options = {"fs": 100, "units": ["mV"] * 12, "sig_name": list(LEADS), "fmt": ["24"] * 12}
+    scale = {"adc_gain": [1000.0] * 12, "baseline": [0] * 12}
+    place = str(folder / "records100/00000")
+    signal = before[0].astype(float)
+    wfdb.wrsamp("00001_lr", p_signal=signal, write_dir=place, **options, **scale)
+    np.testing.assert_array_equal(load_ptbxl_part(folder, folds=1).x, before)
+    wfdb.wrsamp("00001_lr", p_signal=40 * signal, write_dir=place, **options, **scale)
+    with pytest.raises(ValueError, match="00001_lr: has samples that are missing or beyond 32.767"):
+        load_ptbxl_part(folder, folds=1)
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_time_only(folder, monkeypatch):
+    (folder / "file").write_text("")
+    monkeypatch.setenv("ECG_KERAS_CACHE", str(folder / "file"))
+    assert len(load_ptbxl_part(folder, folds=1)) == 3
+
+
+def test_samples_marked_as_missing_and_strange_gains_are_refused(folder):
+    path = folder / "records100/00000/00001_lr"
+    x = np.zeros((1000, 12), int)
+    _write_record(path, x, 100, gain="1000/furlong")
+    with pytest.raises(ValueError, match="gain must read like .* got '1000/furlong'"):
+        load_ptbxl_part(folder, folds=1)
+    x[5, 3] = -32768
+    _write_record(path, x, 100)
+    with pytest.raises(ValueError, match="00001_lr.dat: has samples marked as missing"):
+        load_ptbxl_part(folder, folds=1)
+
+
+def test_a_part_without_records_of_the_task_is_refused(folder):
+    path = folder / "scp_statements.csv"
+    path.write_text("\n".join(line for line in _STATEMENTS.splitlines() if "AFIB" not in line))
+    _edit(folder, "{'NORM': 100.0, 'SR': 0.0}", "{'NORM': 100.0}")
+    _edit(folder, "{'IMI': 0.0, 'NDT': 35.0, 'SR': 0.0}", "{'IMI': 0.0}")
+    with pytest.raises(ValueError, match="folds 1: none of 3 records has a class of the task"):
+        load_ptbxl_part(folder, folds=1, task="rhythm")
+    path.write_text(_STATEMENTS.replace("HYP,LVH", "OTHER,LVH"))
+    with pytest.raises(ValueError, match="the classes OTHER are not of NORM, MI"):
+        load_ptbxl_part(folder, folds=1)
 
 
 def test_real_records_follow_the_benchmark_rule():
