@@ -47,11 +47,9 @@ from ecg_keras._checks import CallableModule, check_option, check_positive, requ
 from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.pages import decimal
 from ecg_keras.plots import png
-from ecg_keras.search_space import declare
+from ecg_keras.search_space import declare, from_json, to_json
 from ecg_keras.search_trials import (
     Workers,
-    decoded,
-    encoded,
     read_parts,
     resident_mb,
     worker_count,
@@ -271,7 +269,7 @@ def _data_identity(train, val):
             part.fs,
             part.leads,
             part.unit,
-            encoded({"grid": part.grid}),
+            to_json({"grid": part.grid}),
             part.metadata_names,
         ]
         arrays = [array for array in (part.x, part.y, part.metadata) if array is not None]
@@ -476,7 +474,7 @@ def _work_for_chief(folder, identity, data_file, role, workers):
     board = pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str})
     return Search(
         found["model"],
-        decoded(found["model_options"]),
+        from_json(found["model_options"]),
         found["fit_options"],
         board,
         found["value"],
@@ -795,7 +793,7 @@ class Supervisor:
                     "winner": (self.best() or {}).get("trial"),
                     "value": found.value,
                     "model": found.model,
-                    "model_options": encoded(found.model_options),
+                    "model_options": to_json(found.model_options),
                     "fit_options": found.fit_options,
                     "trials": len(self.oracle.end_order),
                     "failed": sum(result["status"] == "failed" for result in self._results()),

@@ -1,14 +1,12 @@
-"""What makes Keras Tuner's oracles survive: their state is one file, and a trial is finished when its result is on disk.
+"""Propose the trials of a search by Keras Tuner's oracles, and keep their state through kills.
 
 Conventions
 -----------
-``oracle.json`` holds everything an oracle knows and is replaced whole; the one before it stays as
-``oracle.previous.json``. What either lacks is found again in the trials' own folders. Keras Tuner itself
-writes many files in place, takes up trials whose end was not yet written, and runs those again.
-
-Source: Keras Tuner 1.4.8.
-
-Keras Tuner's oracles, each with the state of `oracle_state`: how the values of the next trial are chosen.
+All use of Keras Tuner's private parts is in this module. ``oracle.json`` holds everything that an
+oracle knows and is replaced whole; the one before it stays as ``oracle.previous.json``. What either
+lacks is found again in the trials' own folders. A trial is finished when its result is on disk.
+Keras Tuner itself writes many files in place, takes up trials whose end was not yet written, and
+runs those again.
 
 Sources: Keras Tuner 1.4.8; Hyperband: L. Li et al., JMLR 18, 2018.
 """
@@ -23,10 +21,11 @@ import grpc
 import keras_tuner
 import numpy as np
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
+from keras_tuner.src.distribute.oracle_client import OracleClient
 from keras_tuner.src.engine.trial import Trial
 from keras_tuner.src.protos import get_service_grpc
 
-from ecg_keras.search_trials import encoded
+from ecg_keras.search_space import to_json
 from ecg_keras.storage import read_json, write_json
 from ecg_keras.training import clear_checkpoint
 
@@ -192,7 +191,7 @@ class Kept:
             folder / "trial.json",
             {
                 "values": values,
-                "model_options": encoded(model_options),
+                "model_options": to_json(model_options),
                 "fit_options": fit_options,
                 "start": start,
                 "until": until,
@@ -468,3 +467,8 @@ def serve(oracle, address):
     port = server.add_insecure_port(address)
     server.start()
     return server, port
+
+
+def client():
+    """What a worker asks for trials with, at the address in Keras Tuner's environment variables."""
+    return OracleClient(None)

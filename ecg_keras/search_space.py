@@ -1,17 +1,21 @@
-"""Declare what a search may vary, per model family and for the training.
+"""Declare what a search may vary: options of each model family and of the training.
 
 Conventions
 -----------
 An entry is a `Choice` or a `Range`; its default is that of the family's function or of
-`fit_and_report`, so the first trial of a search is the default model. Entries are named as the option
-they set, but for `filters` (n_blocks, filters_1, filters_2 ... instead), `dense_units` (dense, 0 for no
-layer) and the spectrogram `grid` (frame_length and hop_length, in samples).
+`fit_and_report`, so the first trial of a search is the default model. Entries are named as the
+option they set, but for three: `filters` (n_blocks, filters_1, filters_2 ... instead),
+`dense_units` (dense, 0 for no layer) and the spectrogram `grid` (frame_length and hop_length, in
+samples).
 """
 
 import dataclasses
 import inspect
 from dataclasses import dataclass
 
+import numpy as np
+
+from ecg_keras import grids
 from ecg_keras._checks import check_option
 from ecg_keras.grids import SpectrogramGrid
 
@@ -28,13 +32,25 @@ class Choice:
         values = tuple(values)
         return Choice(values, self.default if self.default in values else values[0])
 
+    def share(self, value):
+        """The rank of a value among all, 0 to 1; NaN for another."""
+        if value not in self.values:
+            return np.nan
+        return self.values.index(value) / max(len(self.values) - 1, 1)
+
+    def ticks(self):
+        """Shares and short names of all values."""
+        names = ["none" if value is None else str(value) for value in self.values]
+        short = [name if len(name) <= 9 else name[:8] + "…" for name in names]
+        return [(self.share(value), name) for value, name in zip(self.values, short)]
+
     def __str__(self):
         return f"one of {', '.join(map(repr, self.values))}"
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number from `low` to `high`, in steps of `step` where given, evenly or (with `log`) evenly in its logarithm."""
+    """A number from `low` to `high`, in steps of `step` where given; `log` draws its logarithm."""
 
     low: float
     high: float
@@ -47,6 +63,21 @@ class Range:
         return dataclasses.replace(
             self, low=low, high=high, default=min(max(self.default, low), high)
         )
+
+    def share(self, value):
+        """Where a value lies between the ends, 0 to 1; NaN for None."""
+        if value is None:
+            return np.nan
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = np.log([low, high, value])
+        return float((value - low) / ((high - low) or 1))
+
+    def ticks(self):
+        """Shares and names of the ends and of the middle."""
+        low, high = self.low, self.high
+        middle = np.sqrt(low * high) if self.log else (low + high) / 2
+        return [(share, f"{value:.2g}") for share, value in ((0, low), (0.5, middle), (1, high))]
 
     def __str__(self):
         steps = f" in steps of {self.step:g}" if self.step else ""
@@ -410,3 +441,28 @@ def _rounded(value, entry):
         if continuous
         else float(f"{value:.10g}")
     )
+
+
+def to_json(value):
+    """Options as JSON values: a grid becomes its name and fields.
+
+    Examples
+    --------
+    >>> import json
+    >>> options = {"filters": (8, 16), "grid": SpectrogramGrid(125.0)}
+    >>> from_json(json.loads(json.dumps(to_json(options)))) == options
+    True
+    """
+    if dataclasses.is_dataclass(value):
+        return {"kind": type(value).__name__, **dataclasses.asdict(value)}
+    if isinstance(value, dict):
+        return {name: to_json(item) for name, item in value.items()}
+    return value
+
+
+def from_json(value):
+    """The inverse of `to_json`; lists become tuples."""
+    if isinstance(value, dict):
+        items = {name: from_json(item) for name, item in value.items()}
+        return getattr(grids, items.pop("kind"))(**items) if "kind" in items else items
+    return tuple(map(from_json, value)) if isinstance(value, list) else value

@@ -1,20 +1,14 @@
-"""Run the trials of a search in a process of their own, a few and then no more.
+"""Run the trials of a search in worker processes, which are renewed after a few.
 
 Conventions
 -----------
-A trial's folder ``trials/0007`` holds trial.json (what to run), ``checkpoint`` (to go on from after a
-kill) and, once it has ended, result.json, written whole. Whoever reads result.json knows that the trial
-is finished; nothing else says so. Seconds are wall time, memory is in MB (10^6 bytes).
+A trial's folder ``trials/0007`` holds trial.json (what to run), ``checkpoint`` (to go on from after
+a kill) and, once it has ended, result.json, written whole. Whoever reads result.json knows that the
+trial is finished; nothing else says so. Seconds are wall time, memory is in MB (10^6 bytes).
 
-``python -m ecg_keras.search_trials OUT_DIR DATA_FILE`` is what `search` starts. It asks the oracle named by
-Keras Tuner's three environment variables for trials and ends by itself when its parent or the oracle is gone.
-
-Start the worker processes of a search, one per device, and start them again when they end.
-
-Conventions
------------
-A worker ends by itself after a few trials (`search_trials.RENEW`), when the oracle has no more
-(`search_trials.STOPPED`), or by a signal; only the second is for good. Its output goes to
+``python -m ecg_keras.search_trials OUT_DIR DATA_FILE`` is a worker. It asks the oracle named by
+Keras Tuner's three environment variables for trials, and ends by itself after a few (`RENEW`), when
+there are no more (`STOPPED`), or when its parent or its trial is gone (`LOST`). Its output goes to
 ``workers/<id>.log`` in the search's folder.
 """
 
@@ -32,19 +26,12 @@ import traceback
 
 import numpy as np
 
+from ecg_keras.search_space import from_json, to_json
 from ecg_keras.storage import read_cache, read_json, write_cache, write_json
 
-RENEW, STOPPED, LOST = (
-    0,
-    10,
-    11,
-)  # exit codes: start another, no more trials, or the trial is another's now
-_REPORTED = (
-    "examples",
-    "preparation",
-    "split_by",
-    "digests",
-)  # fields of a data set that only a report or a served model needs
+RENEW, STOPPED, LOST = 0, 10, 11  # exit codes: start another, no more trials, trial lost
+# fields of a data set that only a report or a saved model needs
+_REPORTED = ("examples", "preparation", "split_by", "digests")
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "OUT OF MEMORY", "OOM WHEN ALLOCATING")
 
 
@@ -129,7 +116,7 @@ def _trained(folder, job, trial, train, val, alive):
     options = dict(trial["fit_options"])
     train = balance_train(train, options.pop("balance", None), seed=job["seed"])
     keras.utils.set_random_seed(job["seed"])
-    model = build_model(job["model"], like=train, **decoded(trial["model_options"]))
+    model = build_model(job["model"], like=train, **from_json(trial["model_options"]))
     before = (read_json(folder / "checkpoint" / "state.json") or {}).get("rows", [])
     history = fit(
         model,
@@ -199,39 +186,6 @@ def resident_mb(pid="self"):
     return None
 
 
-def encoded(options):
-    """Options as JSON values: a grid becomes its name and fields.
-
-    Examples
-    --------
-    >>> from ecg_keras.grids import SpectrogramGrid
-    >>> options = {"filters": (8, 16), "grid": SpectrogramGrid(125.0)}
-    >>> decoded(json.loads(json.dumps(encoded(options)))) == options
-    True
-    """
-    return {name: _encoded(value) for name, value in options.items()}
-
-
-def _encoded(value):
-    if dataclasses.is_dataclass(value):
-        return {"kind": type(value).__name__, **dataclasses.asdict(value)}
-    return value
-
-
-def decoded(options):
-    """The inverse of `encoded`; lists become tuples."""
-    return {name: _decoded(value) for name, value in options.items()}
-
-
-def _decoded(value):
-    from ecg_keras import grids
-
-    if isinstance(value, dict) and "kind" in value:
-        fields = {name: _decoded(field) for name, field in value.items() if name != "kind"}
-        return getattr(grids, value["kind"])(**fields)
-    return tuple(_decoded(item) for item in value) if isinstance(value, list) else value
-
-
 def write_parts(path, train, val):
     """Write two data sets into one checksummed file."""
     arrays = {}
@@ -244,7 +198,7 @@ def write_parts(path, train, val):
         scaler, balance = fields.pop("scaler"), fields.pop("balance")
         if scaler is not None:
             fields |= {"scaler_mean": scaler.mean, "scaler_scale": scaler.scale}
-        fields["grid"] = _encoded(fields["grid"])
+        fields["grid"] = to_json(fields["grid"])
         fields["balance"] = None if balance is None else dataclasses.asdict(balance)
         for name in [name for name, value in fields.items() if isinstance(value, np.ndarray)]:
             arrays[f"{part}.{name}"] = fields.pop(name)
@@ -269,7 +223,7 @@ def read_parts(path):
         fields = json.loads(mine.pop("fields").tobytes().decode())
         if "scaler_mean" in mine:
             fields["scaler"] = Scaler(mine.pop("scaler_mean"), mine.pop("scaler_scale"))
-        fields["grid"] = _decoded(fields["grid"])
+        fields["grid"] = from_json(fields["grid"])
         fields["balance"] = Balance(**fields["balance"]) if fields["balance"] else None
         parts.append(ECGDataset(**fields, **mine))
     return parts
@@ -289,12 +243,12 @@ def main(out_dir, data_file):
         print(f"{data_file} is missing or damaged", flush=True)
         return 1
     import keras  # noqa: F401 - the start-up that should not count as time of a trial
-    from keras_tuner.src.distribute.oracle_client import OracleClient
 
     import ecg_keras.models
     import ecg_keras.training  # noqa: F401
+    from ecg_keras.search_oracle import client
 
-    link.client = OracleClient(None)
+    link.client = client()
     done = 0
     while done < job["renew_after"]:
         trial = link.client.create_trial(link.client.tuner_id)
@@ -359,16 +313,6 @@ class _Link:
                 if trial == self.trial and "UNAVAILABLE" not in str(error):
                     print(f"trial {trial} is no longer this worker's: {error}", flush=True)
                     os._exit(LOST)
-
-
-if __name__ == "__main__":
-    try:
-        code = main(*sys.argv[1:])
-        sys.stdout.flush()
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    os._exit(code)  # no waiting for threads of the backend or of gRPC
 
 
 _FAILED_STARTS = 3  # of a worker that never got a trial: something is wrong with the installation
@@ -503,3 +447,13 @@ class Workers:
 def worker_count(workers):
     """Processes to start: as many as asked, or one per GPU, at least one."""
     return int(workers) or max(1, len(visible_gpus()))
+
+
+if __name__ == "__main__":
+    try:
+        code = main(*sys.argv[1:])
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    os._exit(code)  # no waiting for threads of the backend or of gRPC

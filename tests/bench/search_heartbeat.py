@@ -134,7 +134,7 @@ def main():
     options = parser.parse_args()
 
     from ecg_keras import load_mitbih_csv
-    from ecg_keras.search_trials import decoded
+    from ecg_keras.search_space import from_json
 
     out = options.out or ROOT / "outputs" / f"search_{options.model}"
     work = options.work / f"search_{options.model}"
@@ -149,7 +149,7 @@ def main():
         return
     result = json.loads((out / "result.json").read_text())
     chosen = {
-        "winner": (decoded(result["model_options"]), result["fit_options"]),
+        "winner": (from_json(result["model_options"]), result["fit_options"]),
         "default": ({}, {}),
     }
     for name in [options.only] if options.only else chosen:
