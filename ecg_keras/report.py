@@ -847,7 +847,7 @@ def _whole(row, name, unit=""):
     return f"{float(row[name]):,.0f}{unit}" if row.get(name) else "-"
 
 
-def families_table(path="outputs/results.csv"):
+def families_table(families, path="outputs/results.csv"):
     """Every model family with its idea and its stored figures, a Markdown line each.
 
     A preset that was measured under a name of its own (family, underscore, name of the preset)
@@ -855,13 +855,15 @@ def families_table(path="outputs/results.csv"):
 
     Parameters
     ----------
+    families : sequence of dict
+        What `models.families` gives.
     path : path, default "outputs/results.csv"
         The results, as `record_result` writes them.
 
     Returns
     -------
     str
-        A header and a line per family in the order of `models.families`. Figures are means over
+        A header and a line per family in their order. Figures are means over
         the stored runs; parameters are those on the MIT-BIH CSV, else those on PTB-XL.
 
     Raises
@@ -869,8 +871,6 @@ def families_table(path="outputs/results.csv"):
     ValueError
         If the file is absent.
     """
-    from ecg_keras.models import families
-
     rows = _read_results(path).to_dict("records")
     beats, records = (
         {row["model"]: row for row in rows if row["protocol"].startswith(data)}
@@ -881,7 +881,7 @@ def families_table(path="outputs/results.csv"):
         "| PTB-XL macro-AUC |",
         "|---|---|---|---:|---:|---:|",
     ]
-    for family in families():
+    for family in families:
         name = family["name"]
         source = f" ({family['source']})" if family["source"] else ""
         told = {name: (family["input"], family["idea"] + source)}

@@ -39,9 +39,10 @@ def module_map():
 
 def with_parts(text):
     """README.md with its generated parts made anew."""
+    from ecg_keras.models import families
     from ecg_keras.report import families_table
 
-    table = families_table(ROOT / "outputs" / "results.csv").strip()
+    table = families_table(families(), ROOT / "outputs" / "results.csv").strip()
     for name, part in (("families", table), ("map", module_map())):
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(
