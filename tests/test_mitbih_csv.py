@@ -1,12 +1,19 @@
+"""The CSV files are read as they are, faults are told by row and column, beats are cut once."""
+
 import gzip
 import os
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
+from conftest import real_data
 
-from ecg_keras import load_mitbih_csv
-from ecg_keras.mitbih_csv import find_csv_files, read_beats_csv
+from ecg_keras import load_mitbih_csv, mitbih_csv
+from ecg_keras.dataset import check_parts
+from ecg_keras.demo import write_demo_records
+from ecg_keras.mitbih_csv import cut_beats, find_csv_files, make_mitbih_csv, read_beats_csv
+from ecg_keras.wfdb_records import Recording, read_recording
 
 pytestmark = pytest.mark.numeric
 
@@ -243,3 +250,162 @@ def test_a_missing_file_is_named(folder, tmp_path):
 def test_a_missing_end_of_line_is_no_fault(tmp_path):
     x, _ = read_beats_csv(write(tmp_path / "mitbih_train.csv", rows(20), end=""))
     assert len(x) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("part,row,record\ntrain,0,100\n", "expected a column 'patient', got part, row, record"),
+        ("part,row,record,patient\ntrain,0,100,1\n", "names 1 rows of mitbih_train.csv, which has"),
+    ],
+)
+def test_rows_that_are_not_of_these_files_are_refused(folder, text, message):
+    (folder / "mitbih_rows.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_mitbih_csv(folder, split="patient")
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_time_only(folder, monkeypatch):
+    monkeypatch.setenv("ECG_KERAS_CACHE", str(folder / "mitbih_test.csv"))
+    assert len(load_mitbih_csv(folder)[2]) == 30
+
+
+def test_a_zip_that_holds_something_else_is_told(folder, tmp_path):
+    for name, inside in (
+        ("a.zip", ["mitbih_train.csv"]),
+        ("mitbih_train.csv.zip", ["a.csv", "b.csv"]),
+    ):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for member in inside:
+                archive.writestr(member, "1")
+    with pytest.raises(ValueError, match="holds no mitbih_test.csv"):
+        load_mitbih_csv(tmp_path / "a.zip")
+    with pytest.raises(ValueError, match="expected one CSV file inside, got 2"):
+        read_beats_csv(tmp_path / "mitbih_train.csv.zip")
+    (tmp_path / "torn.csv.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        read_beats_csv(tmp_path / "torn.csv.gz")
+
+
+def recording(n_samples=2500, every=100, **fields):
+    """20 s at 125 Hz in two leads; MLII is 1 mV at each R peak, and -1 or -2 mV once a window."""
+    peaks = np.arange(50, n_samples, every)
+    signal = np.zeros((n_samples, 2))
+    signal[peaks, 1] = 1
+    signal[[10, 1260], 1] = -1, -2
+    given = {"name": "a", "signal": signal, "fs": 125.0, "leads": ("V1", "MLII"), "unit": "mV"}
+    return Recording(**given | {"peaks": peaks, "symbols": np.full(len(peaks), "N")} | fields)
+
+
+def test_a_beat_is_scaled_in_its_window_and_lasts_1_2_of_the_usual_rr():
+    rows, kept = cut_beats(recording())
+    np.testing.assert_array_equal(kept, np.arange(25))
+    expected = np.zeros(187)
+    expected[:120] = 0.5  # 0 mV, in the middle between -1 and 1 mV
+    expected[[0, 100]] = 1
+    np.testing.assert_array_equal(rows[0], expected)
+    assert rows[11, 110] == 0  # the -2 mV of the next window: a row stays within 0..1
+    np.testing.assert_allclose(rows[12, [0, 1]], [1, 2 / 3])
+    assert not rows[-1, 50:].any()  # the recording ends
+
+
+def test_windows_that_do_not_move_give_no_rows():
+    one = recording()
+    one.signal[:1250] = 0
+    np.testing.assert_array_equal(cut_beats(one)[1], np.arange(12, 25))
+    still = recording(signal=np.zeros((2500, 2)))
+    assert [part.shape for part in cut_beats(still)] == [(0, 187), (0,)]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Ten synthetic records of a minute."""
+    pytest.importorskip("wfdb")
+    folder = tmp_path_factory.mktemp("records")
+    write_demo_records(folder, n_patients=10, duration_s=60)
+    return folder
+
+
+def test_csv_files_name_the_record_of_every_row(records, tmp_path):
+    make_mitbih_csv(records, tmp_path)
+    train, val, test = load_mitbih_csv(tmp_path, split="patient")
+    check_parts(train, val, test)
+    assert set(np.unique(np.concatenate([part.records for part in (train, val, test)]))) == {
+        f"demo{i:03d}" for i in range(10)
+    }
+    assert train.x.min() >= 0 and train.x.max() <= 1 and train.synthetic
+    table = np.genfromtxt(
+        tmp_path / "mitbih_rows.csv", delimiter=",", names=True, dtype=None, encoding=None
+    )
+    row = table[(table["part"] == "test")][3]
+    recording = read_recording(records, row["record"])
+    assert row["sample"] in recording.peaks
+
+
+def test_synthetic_csv_files_are_marked_before_they_are_there(records, tmp_path, monkeypatch):
+    write = np.savetxt
+
+    def killed(path, *args, **options):
+        write(path, *args, **options)
+        if "test" in path.name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(mitbih_csv.np, "savetxt", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_mitbih_csv(records, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "SYNTHETIC.txt",
+        "mitbih_train.csv",
+    ]
+
+
+def test_synthetic_and_measured_csv_files_are_kept_apart(records, tmp_path):
+    measured, marked = tmp_path / "measured", tmp_path / "marked"
+    folder = shutil.copytree(records, tmp_path / "records")
+    for header in folder.glob("*.hea"):
+        header.write_text(header.read_text().replace("synthetic", "real"))
+    make_mitbih_csv(folder, measured)
+    text = (measured / "mitbih_train.csv").read_text()
+    with pytest.raises(ValueError, match="mitbih_test.csv is not marked as synthetic"):
+        make_mitbih_csv(records, measured)
+    assert (measured / "mitbih_train.csv").read_text() == text
+    assert not (measured / "SYNTHETIC.txt").exists()
+    make_mitbih_csv(records, marked)
+    with pytest.raises(ValueError, match="SYNTHETIC.txt marks .* as synthetic"):
+        make_mitbih_csv(folder, marked)
+    make_mitbih_csv(records, marked)
+
+
+def test_csv_rows_are_those_of_the_published_files(tmp_path):
+    """Each row made from record 119 is among the rows of the prepared set, to float32 rounding."""
+    prepared = np.load(real_data("heartbeat") / "beats.npz")
+    rows = np.concatenate([prepared["x_train"], prepared["x_test"]]).astype(np.float32)
+    source, out = tmp_path / "one", tmp_path / "csv"
+    source.mkdir()
+    for path in real_data("mitdb").glob("119.*"):
+        shutil.copy(path, source)
+    make_mitbih_csv(source, out)
+    made = np.loadtxt(out / "mitbih_test.csv", delimiter=",", max_rows=40, dtype=np.float32)[
+        :, :187
+    ]
+    nearest = [np.abs(rows - row).max(axis=1).min() for row in made]
+    assert np.mean(np.array(nearest) < 0.002) > 0.97  # of 1
+
+
+def test_a_recording_that_cannot_be_read_stops_or_is_skipped_and_told(records, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in (*records.glob("demo000.*"), *records.glob("demo001.*")):
+        shutil.copy(path, few)
+    (few / "demo001.dat").unlink()
+    with pytest.raises(ValueError, match="demo001"):
+        make_mitbih_csv(few, tmp_path / "out")
+    told = make_mitbih_csv(few, tmp_path / "out", on_error="skip")
+    assert "rows of 1 records: " in told and "\nskipped: " in told and "demo001" in told
+    (few / "demo000.dat").unlink()
+    with pytest.raises(ValueError, match="none of 2 records could be read"):
+        make_mitbih_csv(few, tmp_path / "out", on_error="skip")
+    with pytest.raises(ValueError, match="on_error='ignore' is not known"):
+        make_mitbih_csv(few, tmp_path / "out", on_error="ignore")
+    with pytest.raises(ValueError, match="test_fraction must be above 0"):
+        make_mitbih_csv(few, tmp_path / "out", test_fraction=0)

@@ -12,7 +12,7 @@ pytest.importorskip("wfdb")
 from ecg_keras.beats import describe_beats
 from ecg_keras.dataset import check_parts
 from ecg_keras.demo import write_demo_records
-from ecg_keras.mitbih_csv import load_mitbih_csv, make_mitbih_csv
+from ecg_keras.mitbih_csv import make_mitbih_csv
 from ecg_keras.mitbih_records import DS1, DS2, PACED, load_beats, load_mitbih_records
 from ecg_keras.wfdb_records import aami_classes, read_recording
 
@@ -355,73 +355,6 @@ def test_folder_without_records_and_no_folder(tmp_path):
         load_beats(tmp_path, ["100"])
     with pytest.raises(ValueError, match="no such folder"):
         load_beats(tmp_path / "absent", ["100"])
-
-
-def test_csv_files_name_the_record_of_every_row(written, tmp_path):
-    make_mitbih_csv(written, tmp_path)
-    train, val, test = load_mitbih_csv(tmp_path, split="patient")
-    check_parts(train, val, test)
-    assert set(np.unique(np.concatenate([part.records for part in (train, val, test)]))) == {
-        f"demo{i:03d}" for i in range(10)
-    }
-    assert train.x.min() >= 0 and train.x.max() <= 1 and train.synthetic
-    table = np.genfromtxt(
-        tmp_path / "mitbih_rows.csv", delimiter=",", names=True, dtype=None, encoding=None
-    )
-    row = table[(table["part"] == "test")][3]
-    recording = read_recording(written, row["record"])
-    assert row["sample"] in recording.peaks
-
-
-def test_synthetic_csv_files_are_marked_before_they_are_there(written, tmp_path, monkeypatch):
-    from ecg_keras import mitbih_csv
-
-    write = np.savetxt
-
-    def killed(path, *args, **options):
-        write(path, *args, **options)
-        if "test" in path.name:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(mitbih_csv.np, "savetxt", killed)
-    with pytest.raises(KeyboardInterrupt):
-        make_mitbih_csv(written, tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "SYNTHETIC.txt",
-        "mitbih_train.csv",
-    ]
-
-
-def test_synthetic_and_measured_csv_files_are_kept_apart(written, folder, tmp_path):
-    measured, marked = tmp_path / "measured", tmp_path / "marked"
-    for header in folder.glob("*.hea"):
-        header.write_text(header.read_text().replace("synthetic", "real"))
-    make_mitbih_csv(folder, measured)
-    text = (measured / "mitbih_train.csv").read_text()
-    with pytest.raises(ValueError, match="mitbih_test.csv is not marked as synthetic"):
-        make_mitbih_csv(written, measured)
-    assert (measured / "mitbih_train.csv").read_text() == text
-    assert not (measured / "SYNTHETIC.txt").exists()
-    make_mitbih_csv(written, marked)
-    with pytest.raises(ValueError, match="SYNTHETIC.txt marks .* as synthetic"):
-        make_mitbih_csv(folder, marked)
-    make_mitbih_csv(written, marked)
-
-
-def test_csv_rows_are_those_of_the_published_files(tmp_path):
-    """Each row made from record 119 is among the rows of the prepared set, to float32 rounding."""
-    prepared = np.load(real_data("heartbeat") / "beats.npz")
-    rows = np.concatenate([prepared["x_train"], prepared["x_test"]]).astype(np.float32)
-    source, out = tmp_path / "one", tmp_path / "csv"
-    source.mkdir()
-    for path in real_data("mitdb").glob("119.*"):
-        shutil.copy(path, source)
-    make_mitbih_csv(source, out)
-    made = np.loadtxt(out / "mitbih_test.csv", delimiter=",", max_rows=40, dtype=np.float32)[
-        :, :187
-    ]
-    nearest = [np.abs(rows - row).max(axis=1).min() for row in made]
-    assert np.mean(np.array(nearest) < 0.002) > 0.97  # of 1
 
 
 def test_the_typical_beat_is_a_late_one_where_most_are_early():
