@@ -183,7 +183,7 @@ def vgg2d(
     dropout=0.5,
     grid=None,
 ):
-    """Plain stacks of 3 x 3 convolutions and max pooling on spectrograms.
+    """Stacks of 3 x 3 convolutions, with max pooling, on spectrograms.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def resnet2d(
     dropout=0.3,
     grid=None,
 ):
-    """A deeper residual network on spectrograms: stages of basic blocks.
+    """A deeper residual network, in stages of basic blocks, on spectrograms.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import sys
 import time
 
@@ -863,8 +864,8 @@ def families_table(families, path="outputs/results.csv"):
     Returns
     -------
     str
-        A header and a line per family in their order. Figures are means over
-        the stored runs; parameters are those on the MIT-BIH CSV, else those on PTB-XL.
+        A header and a line per family in their order, with the beginning of its idea. Figures are
+        means over the stored runs; parameters are those on the MIT-BIH CSV, else those on PTB-XL.
 
     Raises
     ------
@@ -882,9 +883,8 @@ def families_table(families, path="outputs/results.csv"):
         "|---|---|---|---:|---:|---:|",
     ]
     for family in families:
-        name = family["name"]
-        source = f" ({family['source']})" if family["source"] else ""
-        told = {name: (family["input"], family["idea"] + source)}
+        name, idea = family["name"], re.split("[,:;.]", family["idea"])[0]
+        told = {name: (family["input"], f"{idea} ({_cited(family['source'])})")}
         for other in dict.fromkeys(row["model"] for row in rows):
             if other.startswith(f"{name}_"):
                 told[other] = ("", f"preset of `{name}`")
@@ -898,3 +898,13 @@ def families_table(families, path="outputs/results.csv"):
             cells = [f"`{model}`", seen, idea, _whole(beat or record, "parameters"), figures, auc]
             lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cited(source):
+    """First author and year of a source, or that it is our own."""
+    found = re.match(r"(?!own)(.+?) (\d{4})", source)
+    if not found:
+        return source.split(",")[0]
+    authors, year = found.groups()
+    several = f"{authors.split(',')[0]} et al." if "," in authors else authors.replace("and", "&")
+    return f"{several} {year}"

@@ -153,7 +153,7 @@ def fft_transformer(
     dropout=0.3,
     grid=None,
 ):
-    """Convolutions, then a Transformer encoder, along the frequencies of a spectrum.
+    """A Transformer along frequency: convolutions, then an encoder over a spectrum.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def _ridge(model, x, targets, penalty):
 def beat_forest(
     like, *, trees=100, max_features=0.3, min_leaf=2, before_s=0.25, after_s=0.45, boosted=0, seed=0
 ):
-    """Decision trees on the average beat; each class has trees of its own.
+    """Decision trees on a mean beat; each class has trees of its own.
 
     The trees are extremely randomised ones, boosted ones, or both.
 
