@@ -18,10 +18,13 @@ from .models import build_model as build_model
 from .presets import PRESETS as PRESETS
 from .ptbxl import load_ptbxl as load_ptbxl
 from .ptbxl import load_ptbxl_part as load_ptbxl_part
+from .saved_models import load_model as load_model
+from .saved_models import predict as predict
 from .search import search as search
 from .spectrograms import to_scalograms as to_scalograms
 from .spectrograms import to_spectra as to_spectra
 from .spectrograms import to_spectrograms as to_spectrograms
+from .training import evaluate_and_report as evaluate_and_report
 from .training import fit_and_report as fit_and_report
 
 __version__: str

@@ -66,10 +66,10 @@ def train(options):
 
 def evaluate(options):
     """Measure a saved model on a data set it has not seen."""
-    from ecg_keras.saved_models import load_served
-    from ecg_keras.training import evaluate_and_report
+    from ecg_keras import evaluate_and_report, load_model, model_card
 
-    test = _test_part(options, load_served(options.model)[1])
+    model = load_model(options.model)
+    test = _test_part(options, model_card(model))
     print(test.summary())
     report = evaluate_and_report(
         options.model,
@@ -84,9 +84,11 @@ def evaluate(options):
 def explain(options):
     """Draw what decided for rows of a data set."""
     from ecg_keras.explain import explain as explain_rows
-    from ecg_keras.saved_models import check_card, check_unseen, load_served
+    from ecg_keras.layers import model_card
+    from ecg_keras.saved_models import check_card, check_unseen, load_model
 
-    model, card = load_served(options.model)
+    model = load_model(options.model)
+    card = model_card(model)
     ds = _test_part(options, card)
     check_card(card, ds)
     if note := check_unseen(model, ds, allow_seen=options.allow_seen)["note"]:

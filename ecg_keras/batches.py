@@ -136,10 +136,10 @@ class TrainBatches(keras.utils.PyDataset):
                 _mixed(targets, targets[other], share),
                 _mixed(weights, weights[other], share),
             )
-        return fed(inputs), targets, weights
+        return keras_inputs(inputs), targets, weights
 
 
-def fed(inputs):
+def keras_inputs(inputs):
     """Inputs as Keras wants them: a dict of several, or the array itself of one."""
     return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 

@@ -64,7 +64,7 @@ def explain(
     Parameters
     ----------
     model : keras.Model
-        As `build_model` makes it, trained; or a saved model (``load_served``), which takes raw signals.
+        As `build_model` makes it, trained; or a saved model (`load_model`), which takes raw signals.
     ds : ECGDataset
         Rows in the form the model takes, best a test part.
     rows : sequence of int, optional

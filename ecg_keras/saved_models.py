@@ -1,12 +1,11 @@
-"""Run trained models: on data sets, and on raw signals through one saved file.
+"""Save a trained network as a file that takes raw signals; load it, and run it.
 
 Conventions
 -----------
-A trained network takes what it was trained on (signals, crops of them, images,
-metadata). The model that is saved takes raw signals (batch, samples, leads) and
-returns (batch, classes) probabilities: standardisation, cropping and images
-happen inside, and a `Card` layer carries classes, fs, leads, unit, thresholds and
-which rows it was trained on.
+A trained network takes what it was trained on: signals, crops of them, images, metadata. The saved
+model takes raw signals (batch, samples, leads) and returns probabilities (batch, classes):
+standardisation, cropping and images happen inside. Its card, see `layers.model_card`, says what it
+needs and what it was trained on.
 """
 
 import pathlib
@@ -14,8 +13,9 @@ import pathlib
 import keras
 import numpy as np
 
-from ecg_keras.batches import fed
-from ecg_keras.dataset import MADE
+from ecg_keras._checks import check_positive, check_signals
+from ecg_keras.batches import keras_inputs
+from ecg_keras.dataset import MADE, ECGDataset
 from ecg_keras.layers import (
     Card,
     Crops,
@@ -32,6 +32,153 @@ from ecg_keras.storage import atomic_path
 _MOST_SEEN = 0.01  # share of rows trained on that is still measured, see `check_unseen`
 
 
+def load_model(path):
+    """Load a model that `fit_and_report` saved.
+
+    Parameters
+    ----------
+    path : path
+        A model.keras.
+
+    Returns
+    -------
+    keras.Model
+        Takes raw signals: give them to `predict`. Its card, a dict, is ``model_card(model)``:
+        classes, task, fs (Hz), leads, unit, n_samples, metadata_names, thresholds; and of the train
+        part source, preparation, split (see `ECGDataset.split_by`) and patients (None where it
+        names none). Files of older versions lack split and patients.
+
+    Raises
+    ------
+    ValueError
+        If the file is not there, not a Keras file, or carries no card.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from ecg_keras import ECGDataset, build_model, load_model, model_card
+    >>> ds = ECGDataset(np.zeros((4, 187)), [0, 1, 0, 1], classes="NV", fs=125)
+    >>> file = tempfile.mkdtemp() + "/model.keras"
+    >>> _ = save_served(file, build_model("cnn2d", like=ds, filters=(4, 8)), ds)
+    >>> model_card(load_model(file))["classes"]
+    ['N', 'V']
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such model file; fit_and_report writes one as model.keras.")
+    try:
+        model = keras.saving.load_model(path)
+    except (ValueError, OSError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a Keras model that can be read ({str(error).splitlines()[0][:200]})."
+        ) from error
+    if model_card(model) is None:
+        raise ValueError(
+            f"{path}: carries no classes and sampling rate; give a model.keras written by "
+            "fit_and_report."
+        )
+    return model
+
+
+def predict(model, data, *, fs=None, batch_size=256):
+    """Probabilities of each class for signals.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A saved model, as `load_model` returns it, or a network as `build_model` makes it.
+    data : ECGDataset, or float, shape (n, samples, leads) or (n, samples)
+        For a saved model raw signals, in the unit and the order of leads of its card. For a network
+        a data set in the form that it takes; longer signals are cut in overlapping crops whose
+        probabilities are averaged.
+    fs : float, optional
+        Sampling rate of an array, in Hz, to be compared with the card's. A data set has its own.
+    batch_size : int, default 256
+        Rows at once; less for long records, so that a batch stays below about 64 MB.
+
+    Returns
+    -------
+    probabilities : float32, shape (n, classes)
+
+    Raises
+    ------
+    ValueError
+        If `data` has another rate, another number of samples or leads, or other inputs than the
+        model needs; says both.
+    TypeError
+        If an array is given to a network, which does not say what it takes.
+
+    Examples
+    --------
+    >>> from ecg_keras import ECGDataset, build_model, predict
+    >>> ds = ECGDataset(np.zeros((4, 187)), [0, 1, 0, 1], classes="NV", fs=125)
+    >>> predict(build_model("cnn2d", like=ds, filters=(4, 8)), ds).shape
+    (4, 2)
+    """
+    card = model_card(model)
+    if card is not None:
+        data = _raw_signals(card, data, fs)
+    elif not isinstance(data, ECGDataset):
+        raise TypeError(
+            f"a network without a card takes an ECGDataset, got {type(data).__name__}; for an "
+            "array give a saved model, as load_model returns it."
+        )
+    check_fits(model, data)
+    arrays = data.inputs([tensor.name for tensor in model.inputs])
+    batch_size = int(np.clip(64e6 // (4 * data.x[:1].size), 8, batch_size))
+    length = crop_length(model, data)
+    if length is None:
+        return _run(model, arrays, batch_size)
+    total = 0
+    starts = crop_starts(data.x.shape[1], length)
+    for start in starts:
+        crops = {**arrays, "signal": arrays["signal"][:, start : start + length]}
+        total = total + _run(model, crops, batch_size)
+    return total / len(starts)
+
+
+def _raw_signals(card, data, fs):
+    """A data set of what a saved model is to be run on, after comparing it with the card."""
+    is_array = not isinstance(data, ECGDataset)
+    fs = data.fs if fs is None and not is_array else fs
+    if fs is not None and check_positive("fs", fs) != card["fs"]:
+        raise ValueError(
+            f"the signals are sampled at {fs:g} Hz, the model takes {card['fs']:g} Hz; resample "
+            "them first."
+        )
+    x = check_signals("data", data) if is_array else data.x
+    need = (card["n_samples"], len(card["leads"]))
+    if x.shape[1:] != need:
+        raise ValueError(
+            f"the model takes rows of {need[0]} samples x {need[1]} leads "
+            f"({', '.join(card['leads'])}) at {card['fs']:g} Hz, got rows of shape {x.shape[1:]}."
+        )
+    if not is_array:
+        return data
+    if card["metadata_names"]:
+        raise ValueError(
+            f"the model takes metadata too ({', '.join(card['metadata_names'])}); give an "
+            "ECGDataset that has them."
+        )
+    y = _some_labels(len(x), card["classes"], card["task"] == "multi-label")
+    return ECGDataset(x, y, classes=card["classes"], fs=card["fs"], leads=card["leads"])
+
+
+def _some_labels(n, classes, multi_label):
+    """Valid labels, for rows that only need some."""
+    return np.zeros((n, len(classes)), np.float32) if multi_label else np.zeros(n, np.int64)
+
+
+def _run(model, arrays, batch_size):
+    """Probabilities as NumPy, a batch at a time: Keras's own predict would copy all rows first."""
+    n = len(next(iter(arrays.values())))
+    parts = []
+    for start in range(0, n, batch_size):
+        batch = {name: array[start : start + batch_size] for name, array in arrays.items()}
+        parts.append(np.asarray(model.predict_on_batch(keras_inputs(batch))))
+    return np.concatenate(parts)
+
+
 def check_fits(model, ds):
     """Refuse a data set whose rows the model cannot take.
 
@@ -43,77 +190,60 @@ def check_fits(model, ds):
     inputs = {tensor.name: tensor for tensor in model.inputs}
     for name, array in ds.inputs(inputs).items():
         need, got = tuple(inputs[name].shape[1:]), array.shape[1:]
-        shorter = (
-            name == "signal"
-            and len(need) == len(got)
-            and need[1:] == got[1:]
-            and (need[0] or 0) <= got[0]
-        )
-        if len(need) != len(got) or (
-            not shorter and any(a not in (None, b) for a, b in zip(need, got))
-        ):
+        longest = (got[0], *need[1:]) if name == "signal" and (need[0] or 0) <= got[0] else need
+        if len(need) != len(got) or any(a not in (None, b) for a, b in zip(longest, got)):
             raise ValueError(
                 f"the model's input {name!r} needs rows of shape {need}, the data set has {got}."
             )
     if model.output_shape[-1] != len(ds.classes):
         raise ValueError(
-            f"the model has {model.output_shape[-1]} outputs, the data set {len(ds.classes)} classes."
+            f"the model has {model.output_shape[-1]} outputs, the data set {len(ds.classes)} "
+            "classes."
         )
 
 
-def predict(model, ds, *, batch_size=256):
-    """Probabilities of a network for the rows of a data set.
+def save_served(path, model, like, *, thresholds=None, tolerance=1e-4):
+    """Save the `served` model of a network, after checking that both give the same probabilities.
 
-    Parameters
-    ----------
-    model : keras.Model
-        A network as `build_model` makes it, or a saved model.
-    ds : ECGDataset
-        Rows in the form the model takes; longer signals are cut in overlapping crops
-        whose probabilities are averaged.
-    batch_size : int, default 256
-        Rows at once; less for long records, so that a batch stays below about 64 MB.
+    The check runs eight raw rows of random signals through the saved and reloaded file, and through
+    the functions that made the training rows and the network.
 
-    Returns
-    -------
-    probabilities : float32, shape (n, classes)
-
-    Examples
-    --------
-    >>> from ecg_keras import ECGDataset, build_model
-    >>> ds = ECGDataset(np.zeros((4, 187)), [0, 1, 0, 1], classes="NV", fs=125)
-    >>> predict(build_model("cnn2d", like=ds, filters=(4, 8)), ds).shape
-    (4, 2)
+    Raises
+    ------
+    ValueError
+        If any probability differs by more than `tolerance`; then no file is written.
     """
-    check_fits(model, ds)
-    arrays = ds.inputs([tensor.name for tensor in model.inputs])
-    batch_size = int(np.clip(64e6 // (4 * ds.x[:1].size), 8, batch_size))
-    length = crop_length(model, ds)
-    if length is None:
-        return _run(model, arrays, batch_size)
-    total = 0
-    starts = crop_starts(ds.x.shape[1], length)
-    for start in starts:
-        crops = {**arrays, "signal": arrays["signal"][:, start : start + length]}
-        total = total + _run(model, crops, batch_size)
-    return total / len(starts)
+    whole = served(model, like, thresholds=thresholds)
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(8, like.n_samples, len(like.leads))).cumsum(axis=1).astype(np.float32)
+    raw = (raw - raw.min(axis=1, keepdims=True)) / np.ptp(raw, axis=1, keepdims=True)
+    probe = like[np.arange(8) % len(like)].replace(
+        x=raw,
+        grid=None,
+        scaler=None,
+        balance=None,
+        y=_some_labels(8, like.classes, like.multi_label),
+    )
+    rows = probe
+    if like.scaler is not None:
+        rows = rows.replace(x=like.scaler.apply(raw), scaler=like.scaler)
+    if like.grid is not None:
+        from ecg_keras.spectrograms import represent
 
-
-def _run(model, arrays, batch_size):
-    """Probabilities as NumPy, a batch at a time: Keras's own predict would copy all rows first."""
-    n = len(next(iter(arrays.values())))
-    parts = [
-        np.asarray(
-            model.predict_on_batch(
-                fed({name: array[start : start + batch_size] for name, array in arrays.items()})
+        rows = represent(rows, like.grid)
+    with atomic_path(path) as part:
+        whole.save(part)
+        loaded = keras.saving.load_model(part)
+        gap = float(np.abs(predict(loaded, probe) - predict(model, rows)).max())
+        if not gap <= tolerance:
+            raise ValueError(
+                f"the saved model differs from the trained one by {gap:.2g} in probability; "
+                "nothing was saved."
             )
-        )
-        for start in range(0, n, batch_size)
-    ]
-    return np.concatenate(parts)
+    return whole
 
 
-def served(model, like, *, thresholds=None, name=None):
+def served(model, like, *, thresholds=None):
     """Put everything between raw signals and a trained network into one model.
 
     Parameters
@@ -142,7 +272,7 @@ def served(model, like, *, thresholds=None, name=None):
         x = crops(x)
     if like.grid is not None:
         x = representation(like.grid, name="representation", dtype="float32")(x)
-    feeds = []  # in the network's order: Keras sorts the names of a dict where it only works out shapes
+    feeds = []  # a list in the network's order: Keras sorts a dict's names where it infers shapes
     for tensor in model.inputs:
         if tensor.name == "metadata":
             metadata = inputs["metadata"] = keras.Input(tensor.shape[1:], name="metadata")
@@ -169,89 +299,13 @@ def served(model, like, *, thresholds=None, name=None):
         "patients": None if like.patients is None else sorted({*like.patients.tolist()} - {MADE}),
     }
     outputs = Card(card, like.row_digests(), name="probabilities", dtype="float32")(outputs)
-    return keras.Model(
-        inputs if len(inputs) > 1 else inputs["signal"], outputs, name=name or model.name
-    )
-
-
-def save_served(path, model, like, *, thresholds=None, tolerance=1e-4):
-    """Save the `served` model of a network, after checking that both give the same probabilities.
-
-    The check runs eight raw rows of random signals through the saved and reloaded file, and through
-    the functions that made the training rows and the network.
-
-    Raises
-    ------
-    ValueError
-        If any probability differs by more than `tolerance`; then no file is written.
-    """
-    whole = served(model, like, thresholds=thresholds)
-    rng = np.random.default_rng(0)
-    raw = rng.normal(size=(8, like.n_samples, len(like.leads))).cumsum(axis=1).astype(np.float32)
-    raw = (raw - raw.min(axis=1, keepdims=True)) / np.ptp(raw, axis=1, keepdims=True)
-    probe = like[np.arange(8) % len(like)].replace(
-        x=raw, grid=None, scaler=None, balance=None, y=_some_labels(like)
-    )
-    rows = probe
-    if like.scaler is not None:
-        rows = rows.replace(x=like.scaler.apply(raw), scaler=like.scaler)
-    if like.grid is not None:
-        from ecg_keras.spectrograms import represent
-
-        rows = represent(rows, like.grid)
-    with atomic_path(path) as part:
-        whole.save(part)
-        loaded = keras.saving.load_model(part)
-        gap = float(np.abs(predict(loaded, probe) - predict(model, rows)).max())
-        if not gap <= tolerance:
-            raise ValueError(
-                f"the saved model differs from the trained one by {gap:.2g} in probability; nothing was saved."
-            )
-    return whole
-
-
-def _some_labels(like):
-    """Eight valid labels, for rows that only need some."""
-    return (
-        np.zeros((8, len(like.classes)), np.float32) if like.multi_label else np.zeros(8, np.int64)
-    )
-
-
-def load_served(path):
-    """Load a model saved by `fit_and_report` and return it with its card.
-
-    Returns
-    -------
-    model : keras.Model
-    card : dict
-        classes, task, fs (Hz), leads, unit, n_samples, metadata_names, thresholds; and of the train
-        part source, preparation, split (see `ECGDataset.split_by`) and patients (None where it
-        names none). Files of older versions lack split and patients.
-
-    Raises
-    ------
-    ValueError
-        If the file is not there, not a Keras file, or carries no card.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such model file; fit_and_report writes one as model.keras.")
-    try:
-        model = keras.saving.load_model(path)
-    except (ValueError, OSError, TypeError) as error:
-        raise ValueError(
-            f"{path}: not a Keras model that can be read ({str(error).splitlines()[0][:200]})."
-        ) from error
-    card = model_card(model)
-    if card is None:
-        raise ValueError(
-            f"{path}: carries no classes and sampling rate; give a model.keras written by fit_and_report."
-        )
-    return model, card
+    return keras.Model(keras_inputs(inputs), outputs, name=model.name)
 
 
 def check_card(card, ds):
     """Refuse a data set that is not what a saved model was trained on; says which field differs."""
+    if card is None:
+        raise ValueError("the model carries no card; give one that fit_and_report saved.")
     have = {
         "classes": list(ds.classes),
         "fs": ds.fs,
@@ -275,7 +329,7 @@ def check_unseen(model, ds, *, allow_seen=False):
     Parameters
     ----------
     model : keras.Model
-        A saved model, as `load_served` returns it.
+        A saved model, as `load_model` returns it.
     ds : ECGDataset
         Raw signals to measure or explain.
     allow_seen : bool, default False

@@ -8,9 +8,10 @@ import pytest
 
 from ecg_keras.__main__ import _preset, main
 from ecg_keras.demo import write_demo_csv, write_demo_records
+from ecg_keras.layers import model_card
 from ecg_keras.mitbih_csv import make_mitbih_csv
 from ecg_keras.presets import PRESETS
-from ecg_keras.saved_models import load_served
+from ecg_keras.saved_models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_a_saved_model_is_measured_on_the_test_part_of_its_own_split(of_patients
     fast = ["--model", "cnn1d", "--preset", "none", "--epochs", "1", "--set", "filters=(4, 8)"]
     split = ["--split", "patient", "--seed", "5"]
     assert main(["train", *words, *fast, *split, "--out", str(run)]) == 0
-    card = load_served(run / "model.keras")[1]
+    card = model_card(load_model(run / "model.keras"))
     assert card["split"] == {
         "loader": "load_mitbih_csv",
         "split": "patient",

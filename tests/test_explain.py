@@ -19,7 +19,7 @@ from ecg_keras.faithfulness import (
     other_weights,
     planted,
 )
-from ecg_keras.saved_models import load_served, save_served
+from ecg_keras.saved_models import load_model, save_served
 
 FAMILIES = {"resnet1d": {"filters": (16, 32)}, "cnn2d": {"filters": (16, 32, 48)}}
 
@@ -90,7 +90,7 @@ def test_a_true_explanation_passes_the_checks_and_noise_does_not(taught):
 def test_a_reloaded_model_explains_alike_and_everything_is_written(taught, tmp_path):
     model, test = taught
     save_served(tmp_path / "model.keras", model, test)
-    loaded, _ = load_served(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
     options = {"methods": ("gradcam", "lime"), "seed": 0}
     found = explain(loaded, test, check_rows=8, plant=False, out_dir=tmp_path / "out", **options)
     same = explain(model, test, rows=found.rows, check_rows=0, **options)

@@ -6,9 +6,9 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import ECGDataset
-from ecg_keras.layers import MiniRocket, Positions
+from ecg_keras.layers import MiniRocket, Positions, model_card
 from ecg_keras.models import MODELS, build_model
-from ecg_keras.saved_models import check_fits, load_served, predict, save_served
+from ecg_keras.saved_models import check_fits, load_model, predict, save_served
 from ecg_keras.spectrograms import to_scalograms, to_spectra, to_spectrograms
 
 IMAGE_FAMILIES = ("cnn2d", "vgg2d", "resnet2d", "scalogram_cnn")
@@ -88,7 +88,8 @@ def test_save_load_and_predict_agree(name, beats, tmp_path):
 def test_the_file_that_users_get_agrees_with_the_network_it_was_made_of(name, records, tmp_path):
     model = build_model(name, like=records, **SMALL[name])
     save_served(tmp_path / "model.keras", model, records)
-    loaded, card = load_served(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    card = model_card(loaded)
     np.testing.assert_allclose(predict(loaded, records), predict(model, records), atol=1e-5)
     assert card["metadata_names"] == (
         ["age", "sex"] if "metadata" in [tensor.name for tensor in model.inputs] else None

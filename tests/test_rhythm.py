@@ -126,9 +126,10 @@ def test_trained_on_some_records_and_measured_on_others_by_the_saved_file(tmp_pa
     pytest.importorskip("wfdb")
     from ecg_keras import fit_and_report
     from ecg_keras.demo import write_demo_records
+    from ecg_keras.layers import model_card
     from ecg_keras.mitbih_records import load_beats, load_mitbih_records
     from ecg_keras.presets import PRESETS
-    from ecg_keras.saved_models import load_served, predict
+    from ecg_keras.saved_models import load_model, predict
 
     write_demo_records(tmp_path / "records", n_patients=6, duration_s=60)
     settings = PRESETS["mitbih_records"]["rhythm"]["load"] | {
@@ -138,6 +139,7 @@ def test_trained_on_some_records_and_measured_on_others_by_the_saved_file(tmp_pa
     parts = load_mitbih_records(tmp_path / "records", **settings)
     model = rhythm(parts[0], filters=(), members=2)
     fit_and_report(model, *parts, out_dir=tmp_path / "out", epochs=1, progress=False)
-    saved, card = load_served(tmp_path / "out" / "model.keras")
+    saved = load_model(tmp_path / "out" / "model.keras")
+    card = model_card(saved)
     again = load_beats(tmp_path / "records", sorted(set(parts[2].records)), **card["preparation"])
     np.testing.assert_allclose(predict(saved, again), predict(model, parts[2]), atol=1e-5)

@@ -17,9 +17,9 @@ from conftest import toy_dataset
 from ecg_keras import build_model, fit_and_report, to_spectrograms, training
 from ecg_keras.batches import TrainBatches
 from ecg_keras.dataset import Scaler, balance_train
-from ecg_keras.layers import crop_starts
-from ecg_keras.saved_models import load_served, predict
-from ecg_keras.training import Epochs, evaluate_and_report, fit
+from ecg_keras.layers import crop_starts, model_card
+from ecg_keras.saved_models import load_model, predict
+from ecg_keras.training import Epochs, FitOptions, evaluate_and_report, fit
 
 FILES = {"report.html", "report.json", "model.keras", "history.csv", "predictions.csv"}
 
@@ -56,7 +56,8 @@ def test_images_and_standardised_signals_are_served_raw(tmp_path):
     train, val, test = map(to_spectrograms, scaled)
     model = small(train)
     fit_and_report(model, train, val, test, out_dir=tmp_path, epochs=1, progress=False)
-    loaded, card = load_served(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    card = model_card(loaded)
     np.testing.assert_allclose(predict(loaded, raw[2]), predict(model, test), atol=1e-5)
     assert (
         card["classes"] == ["N", "S", "V"]
@@ -92,7 +93,8 @@ def test_multi_label_thresholds_come_from_val_and_travel(tmp_path):
         and report["val"]["thresholds"] == report["test"]["thresholds"]
     )
     np.testing.assert_allclose(
-        load_served(tmp_path / "model.keras")[1]["thresholds"], report["test"]["thresholds"]
+        model_card(load_model(tmp_path / "model.keras"))["thresholds"],
+        report["test"]["thresholds"],
     )
 
 
@@ -106,7 +108,7 @@ def test_crops_are_averaged_in_and_out_of_the_saved_model(tmp_path):
     )
     np.testing.assert_allclose(predict(model, test), by_hand, atol=1e-6)
     np.testing.assert_allclose(
-        predict(load_served(tmp_path / "model.keras")[0], test), by_hand, atol=1e-5
+        predict(load_model(tmp_path / "model.keras"), test), by_hand, atol=1e-5
     )
 
 
@@ -269,14 +271,7 @@ def test_an_epoch_drops_the_same_units_whether_resumed_or_not():
     model = small(train)
     states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     folder = tempfile.mkdtemp()
-    settings = {
-        "monitor": "macro_f1",
-        "ema": 0,
-        "epochs": 3,
-        "seed": 5,
-        "schedule": "cosine",
-        "patience": None,
-    }
+    settings = FitOptions(epochs=3, seed=5).settings(train)
     model.compile("sgd", "categorical_crossentropy")
     epochs = Epochs(
         model,
@@ -285,7 +280,6 @@ def test_an_epoch_drops_the_same_units_whether_resumed_or_not():
         pathlib.Path(folder),
         "key",
         settings,
-        False,
     )
     epochs.set_model(model)
     seen = []

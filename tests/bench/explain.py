@@ -22,8 +22,9 @@ from ecg_keras import load_mitbih_csv, plots
 from ecg_keras.attribution import Probe, balanced_rows, gradcam, lime, replacement, shap
 from ecg_keras.explain import AFTER_S, BEFORE_S, QRS_S, explain, verdicts
 from ecg_keras.faithfulness import mean_with_interval
+from ecg_keras.layers import model_card
 from ecg_keras.plots import png
-from ecg_keras.saved_models import load_served, predict
+from ecg_keras.saved_models import load_model, predict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 V_ROWS = {"gradcam": 200, "shap": 40, "lime": 40}
@@ -89,7 +90,8 @@ def main():
         "--no-plant", action="store_true", help="leave out the training on planted beats"
     )
     options = parser.parse_args()
-    model, card = load_served(options.model)
+    model = load_model(options.model)
+    card = model_card(model)
     _, _, test = load_mitbih_csv(options.data)
     scores = predict(model, test)
     seconds = timed(model, test, options.seed)

@@ -12,8 +12,8 @@ from conftest import toy_dataset
 
 from ecg_keras import build_model, to_spectrograms
 from ecg_keras.dataset import Scaler, balance_train
-from ecg_keras.layers import Card
-from ecg_keras.saved_models import check_unseen, load_served, save_served
+from ecg_keras.layers import Card, model_card
+from ecg_keras.saved_models import check_unseen, load_model, save_served
 from ecg_keras.training import evaluate_and_report
 
 
@@ -45,7 +45,7 @@ def scaled(ds):
 )
 def test_the_file_knows_the_raw_rows_it_was_trained_on(tmp_path, prepared):
     raw, other = toy_dataset()[np.r_[0:45, 45:60:3]], toy_dataset(n=40, seed=1)
-    model, _ = load_served(saved(tmp_path, prepared(raw)))
+    model = load_model(saved(tmp_path, prepared(raw)))
     mixed = raw.replace(x=np.concatenate([raw.x[:20], other.x[:30]]))
     seen = check_unseen(model, mixed, allow_seen=True)
     assert (seen["rows"], seen["patients"], seen["too_many"]) == (20, [], True)
@@ -110,7 +110,8 @@ def test_a_few_copies_are_counted_and_said(tmp_path):
 
 def test_other_rows_of_a_patient_it_was_trained_on_are_refused(tmp_path):
     train = toy_dataset(patients=True).replace(source="Hospital A, 2020")
-    model, card = load_served(saved(tmp_path, train))
+    model = load_model(saved(tmp_path, train))
+    card = model_card(model)
     assert card["patients"] == sorted({f"p{i}" for i in range(10)})
     ids = ["p3"] + ["q1"] * 199
     later = toy_dataset(n=200, seed=1).replace(patients=ids, source="Hospital A, 2021")
@@ -122,7 +123,8 @@ def test_other_rows_of_a_patient_it_was_trained_on_are_refused(tmp_path):
 
 def test_patients_are_found_by_their_rows_where_the_model_knows_rows_only(tmp_path):
     known = toy_dataset(patients=True)
-    model, card = load_served(saved(tmp_path, known.replace(patients=None)))
+    model = load_model(saved(tmp_path, known.replace(patients=None)))
+    card = model_card(model)
     assert card["patients"] is None
     with pytest.raises(ValueError, match="60 of 60 rows .*p0, p1, p2, p3, p4 and 5 more"):
         check_unseen(model, known)
@@ -131,12 +133,12 @@ def test_patients_are_found_by_their_rows_where_the_model_knows_rows_only(tmp_pa
 def test_rows_made_by_smote_are_of_no_patient(tmp_path):
     train = balance_train(toy_dataset(patients=True)[np.r_[0:45, 45:60:3]], "smote")
     assert "(made)" in train.patients
-    assert "(made)" not in load_served(saved(tmp_path, train))[1]["patients"]
+    assert "(made)" not in model_card(load_model(saved(tmp_path, train)))["patients"]
 
 
 def test_a_file_from_before_rows_were_kept_loads_and_says_what_it_does_not_know(tmp_path):
     train, test = toy_dataset(), toy_dataset(n=40, seed=1)
-    old, _ = load_served(saved(tmp_path, train))
+    old = load_model(saved(tmp_path, train))
     layer = next(layer for layer in old.layers if isinstance(layer, Card))
     layer.rows = None
     for name in ("patients", "split"):
@@ -149,7 +151,8 @@ def test_a_file_from_before_rows_were_kept_loads_and_says_what_it_does_not_know(
         in (tmp_path / "out" / "report.html").read_text()
     )
     images = to_spectrograms(train).replace(digests=None)  # a part that does not know its raw rows
-    model, card = load_served(saved(tmp_path, images))
+    model = load_model(saved(tmp_path, images))
+    card = model_card(model)
     assert card["split"] is None and check_unseen(model, test)["rows"] is None
 
 
