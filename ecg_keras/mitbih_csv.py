@@ -22,7 +22,6 @@ import numpy as np
 
 from ecg_keras._checks import check_fraction, check_option
 from ecg_keras.dataset import BALANCES, ECGDataset, Scaler, balance_train, draw_patients
-from ecg_keras.dataset import split as cut_off
 from ecg_keras.signals import resample
 from ecg_keras.storage import (
     atomic_path,
@@ -149,7 +148,7 @@ def load_mitbih_csv(
     if split == "patient":
         train, val, test = _split_by_patient(parts, files["train"].path.parent, seed)
     else:
-        train, val = cut_off(parts["train"], val_fraction, seed=seed)
+        train, val = parts["train"].split(val_fraction, seed=seed)
         train, val, test = (part.replace(notes=(_MIXED,)) for part in (train, val, parts["test"]))
     if standardize:
         scale = train.x.std(axis=0, dtype=np.float64)
@@ -252,31 +251,27 @@ def _files_in(place):
     """Both files of a folder or zip, or an error that says what is missing."""
     if not place.exists():
         raise ValueError(f"{place}: no such folder or file; {_GET_THEM}.")
-    if (
-        place.is_file()
-        and place.suffix == ".zip"
-        and not place.name.startswith(tuple(_FILES.values()))
-    ):
+    if _holds_both(place):
         return _files_in_zip(place)
     if place.is_file():
         place = place.parent
     found = {part: _matches(place, name) for part, name in _FILES.items()}
     missing = [name for part, name in _FILES.items() if not found[part]]
     if missing:
-        zips = [
-            path
-            for path in sorted(place.glob("*.zip"))
-            if not path.name.startswith(tuple(_FILES.values()))
-        ]
+        zips = [path for path in place.glob("*.zip") if _holds_both(path)]
         if len(missing) == 2 and len(zips) == 1:
             return _files_in_zip(zips[0])
-        only = (
-            f" ({_FILES[next(p for p in found if found[p])]} is there)" if len(missing) == 1 else ""
-        )
+        only = "".join(f" ({_FILES[part]} is there)" for part in found if found[part])
         raise ValueError(f"{place}: {' and '.join(missing)} not found{only}; {_GET_THEM}.")
     train = found["train"][0]
     beside = [path for path in found["test"] if path.parent == train.parent]
     return {"train": _File(train), "test": _File((beside or found["test"])[0])}
+
+
+def _holds_both(path):
+    """True for a .zip that is not one of the two files, compressed."""
+    one = path.name.startswith(tuple(_FILES.values()))
+    return path.is_file() and path.suffix == ".zip" and not one
 
 
 def _files_in_zip(path):
@@ -307,7 +302,7 @@ def _read_cached(files):
             arrays[f"x_{part}"], arrays[f"y_{part}"] = read_beats_csv(file)
         try:
             write_cache(cache, key, arrays)
-        except OSError:  # a read-only home: the next load takes seconds again, nothing else is lost
+        except OSError:  # a read-only or full cache folder: the next load takes longer
             pass
     return arrays
 

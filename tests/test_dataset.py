@@ -433,3 +433,22 @@ def test_multi_label_rows_with_one_class_are_preferred():
 def test_classes_without_rows_are_left_out():
     ds = toy_dataset(n=30)
     assert list(representative_rows(ds[ds.y != 1])) == ["N", "V"]
+
+
+def test_standardising_takes_the_statistics_it_is_given():
+    x = np.array([[[1.0], [2.0]], [[3.0], [6.0]]])
+    made = Scaler(np.float32([[2], [4]]), np.float32([[1], [2]])).apply(x)
+    np.testing.assert_array_equal(made[:, :, 0], [[-1, -1], [1, 1]])
+    assert made.dtype == np.float32
+
+
+def test_combinations_of_labels_keep_their_share():
+    y = np.repeat([[1, 0], [1, 1], [0, 0]], [200, 100, 40], axis=0)
+    ds = ECGDataset(np.zeros((340, 5)), y, classes="NV", fs=10)
+    part = ds.split(0.1)[1].y
+    assert [(part == kind).all(axis=1).sum() for kind in ([1, 0], [1, 1], [0, 0])] == [20, 10, 4]
+
+
+def test_one_patient_cannot_be_divided():
+    with pytest.raises(ValueError, match="1 patient cannot be divided"):
+        split(toy_dataset().replace(patients=["p"] * 60), 0.2)

@@ -2,8 +2,9 @@
 
     python tests/bench/loading.py DIR [--out outputs/loading]
 
-Each load is a process of its own; its time is that of the call, its peak memory that of the process. The rate is the best
-of five passes over the train beats after one to compile. Run it on an idle machine.
+Each load is a process of its own: its time is that of the call, its peak memory that of the
+process. The rate is the best of five passes over the train beats, after a short one to compile.
+Run it on an idle machine.
 """
 
 import argparse
@@ -39,7 +40,13 @@ for _ in range(5):
     images = to_spectrograms(train)
     rates.append(len(train) / (time.perf_counter() - start))
 from ecg_keras.report import device, versions
-print(json.dumps({"beats_per_s": max(rates), "passes": rates, "image": images.x.shape[1:], "device": device(), "versions": versions()}))
+print(json.dumps({
+    "beats_per_s": max(rates),
+    "passes": rates,
+    "image": images.x.shape[1:],
+    "device": device(),
+    "versions": versions(),
+}))
 """
 
 
