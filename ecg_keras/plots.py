@@ -739,13 +739,14 @@ def plot_attribution(
             strength = np.abs(values[:-1, lead] + values[1:, lead]) / 2 / most
             sign = values[:-1, lead] + values[1:, lead] > 0
             for side, colour in ((sign, FOR), (~sign, AGAINST)):
+                if not side.any():
+                    continue
                 pieces = np.stack([points[:-1], points[1:]], axis=1)[side]
-                look = {"colors": colour, "capstyle": "round", "zorder": 2}
-                look |= {"alpha": np.clip(1.15 * strength[side], 0, 1)}
+                alpha = np.clip(1.15 * strength[side], 0, 1)
+                look = {"colors": colour, "alpha": alpha, "capstyle": "round", "zorder": 2}
                 lines = LineCollection(pieces, **look)
                 lines.set_linewidth(0.8 + 4.2 * strength[side])
-                if side.any():
-                    ax.add_collection(lines)
+                ax.add_collection(lines)
         if len(shown) > 1 or len(leads) > 1:
             middles = offsets + np.median(signal[:, shown], axis=0)
             ax.set_yticks(middles, [leads[lead] for lead in shown])
