@@ -34,6 +34,7 @@ from ecg_keras.plots import png
 from ecg_keras.report import SYNTHETIC
 from ecg_keras.saved_models import predict
 from ecg_keras.storage import atomic_path, check_free, write_json, write_text
+from ecg_keras.waves import row_peaks
 
 _PER_CLASS = 200  # rows Grad-CAM averages over, at most
 _AVERAGED_BYTES = 64e6  # that these rows may take together
@@ -454,7 +455,7 @@ def _average(found, ds, waveforms, by_method, seed):
             if len(own) < 2:
                 continue
             x = waveforms[rows[own]]
-            peaks = plots.row_peaks(x, fs=ds.fs)
+            peaks = row_peaks(x, fs=ds.fs)
             if not sum(map(len, peaks)):
                 continue
             cut = lambda values: plots.aligned(values, peaks, before=before, after=after)

@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from ecg_keras.waves import find_r_peaks, find_waves
+from ecg_keras.waves import find_waves
 
 INK, ACCENT, PALE = "#1b2a3a", "#b3261e", "#9db4c8"  # lines, what to look at, filled shapes
 FOR, AGAINST = ACCENT, "#1f6f94"  # what speaks for a class, what speaks against it
@@ -853,22 +853,6 @@ def aligned(values, peaks, *, before, after):
         framed = np.pad(row, (before, after), constant_values=np.nan)
         cut += [framed[at : at + before + after] for at in own]
     return np.array(cut).reshape(-1, before + after)
-
-
-def row_peaks(signals, *, fs):
-    """The R peaks that rows (n, samples, leads) are averaged around, a list per row.
-
-    Rows longer than 3 s give all their peaks. Shorter rows count as beats, which were all cut
-    with their R peak at one place: each gets the place where most of them have a peak.
-    """
-    peaks = [find_r_peaks(row, fs=fs) for row in signals]
-    if signals.shape[1] > 3 * fs or not sum(map(len, peaks)):
-        return peaks
-    votes = np.bincount(np.concatenate(peaks), minlength=signals.shape[1]).astype(float)
-    reach = max(1, round(0.03 * fs))
-    middle = int(np.convolve(votes, np.ones(2 * reach + 1), "same").argmax())
-    near = np.arange(max(0, middle - reach), min(len(votes), middle + reach + 1))
-    return [[int(near[votes[near].argmax()])]] * len(signals)
 
 
 def plot_averages(averages, *, fs, unit, before, qrs_s=None, ax=None):

@@ -17,12 +17,14 @@ from scipy import ndimage, signal
 
 from ecg_keras._checks import check_positive
 
+LEAST_HZ, LEAST_S = 50, 0.2  # what R peaks can be found in: a QRS has energy up to 25 Hz
 _WORK_HZ = 120  # R peaks are searched at about this rate; QRS energy lies under 40 Hz
+_ROW_S = 20  # what is shorter is mirrored at both ends, so that beats at its edges are found
+_MIRROR_S, _MIRRORED_S = 1, 8  # by this much, and until it is as long as this
+_SWING_S = 0.08  # from the QRS energy's peak to the R peak, at most
 _TINY = 1e-12  # keeps a silent lead from dividing by zero
-_SHORTEST_RR_S, _LONGEST_RR_S = (
-    0.15,
-    4.0,
-)  # intervals outside are clipped: artefacts, pauses of the recorder
+# RR intervals outside are clipped: artefacts, pauses of the recorder
+_SHORTEST_RR_S, _LONGEST_RR_S = 0.15, 4.0
 
 
 def bandpass(x, *, fs, low_hz=0.5, high_hz=40.0, order=3, axis=0):
@@ -145,19 +147,23 @@ def normalize(x, peaks, *, fs):
 
 
 def r_peaks(x, *, fs):
-    """Find the R peaks of a recording.
+    """Find the R peaks of a recording, or of one row of a data set.
 
-    The slope energy of Pan and Tompkins (IEEE Trans. Biomed. Eng. 32(3), 1985: band-pass,
-    derivative, square, moving window of 120 ms), with these departures: each lead is measured by its own
-    QRS of the surrounding 15 s and leads are added, the cleaner one counting more; thresholds use
-    the beats on both sides, as the whole recording is there; a peak is doubted if it is low and close to a
-    higher one (T waves), or low and between two beats whose distance is a usual interval; gaps are searched
-    again for lower peaks.
+    The method is that of Pan and Tompkins (IEEE Trans. Biomed. Eng. 32(3), 1985): band-pass,
+    derivative, square, moving window of 120 ms. It departs from them in this:
+
+    - Each lead is measured by its own QRS of the surrounding 15 s. Leads are added; the cleaner
+      one counts more.
+    - Thresholds use the beats on both sides, as the whole recording is there.
+    - A peak is dropped if it is low and close to a higher one (a T wave), or low and between two
+      beats whose distance is a usual interval. Gaps are searched again for lower peaks.
+    - A row of less than 20 s is mirrored at both ends. So a row may start with its R peak, as the
+      Kaggle beats do. Zeros padded to its end are cut off first.
 
     Parameters
     ----------
     x : array_like of float, shape (samples,) or (samples, leads)
-        A recording of at least 2 s, any unit, unfiltered or filtered.
+        At least 0.2 s, any unit, unfiltered or filtered.
     fs : float
         Sampling rate, in Hz; at least 50.
 
@@ -169,7 +175,7 @@ def r_peaks(x, *, fs):
     Raises
     ------
     ValueError
-        If `x` is not finite, is shorter than 2 s, or `fs` is under 50 Hz.
+        If `x` is not finite, is shorter than 0.2 s, or `fs` is under 50 Hz.
 
     Examples
     --------
@@ -177,22 +183,51 @@ def r_peaks(x, *, fs):
     >>> x[150::300] = 1.0  # a spike every 1.2 s at 250 Hz
     >>> r_peaks(x, fs=250)[:3].tolist()
     [150, 450, 750]
+    >>> row = np.zeros(187)
+    >>> row[[0, 100]] = 1.0  # a beat that starts with its R peak, and the next one
+    >>> r_peaks(row, fs=125).tolist()
+    [0, 100]
     """
     x = _checked(x)
     x = x[:, None] if x.ndim == 1 else x
     check_positive("fs", fs)
-    if fs < 50:
+    if fs < LEAST_HZ:
         raise ValueError(
-            f"R peaks need a sampling rate of at least 50 Hz, got {fs:g}; a QRS has energy up to 25 Hz."
+            f"R peaks need a sampling rate of at least {LEAST_HZ} Hz, got {fs:g}; "
+            "a QRS has energy up to 25 Hz."
         )
-    if len(x) < 2 * fs:
+    if len(x) < LEAST_S * fs:
         raise ValueError(
-            f"R peaks need a recording of at least 2 s ({2 * fs:g} samples), got {len(x)} samples."
+            f"R peaks need at least {LEAST_S} s ({LEAST_S * fs:g} samples), got {len(x)} samples."
         )
+    if len(x) >= _ROW_S * fs:
+        return _search(x, fs)
+    x = x[: used_samples(x)]
+    if len(x) < LEAST_S * fs:
+        return np.zeros(0, np.int64)
+    last, side = len(x) - 1, int(max(_MIRROR_S * fs, (_MIRRORED_S * fs - len(x)) / 2))
+    found = _search(np.pad(x, ((side, side), (0, 0)), mode="reflect"), fs) - side
+    near = found[(found >= -_SWING_S * fs) & (found <= last + _SWING_S * fs)]
+    return np.unique(last - np.abs(last - np.abs(near)))  # from the mirror back into the row
+
+
+def used_samples(x):
+    """Samples of one row before the zeros that were padded to its end.
+
+    Examples
+    --------
+    >>> used_samples([0.0, 3.0, 1.0, 0.0, 0.0])
+    3
+    """
+    live = np.flatnonzero(np.asarray(x).reshape(len(x), -1).any(axis=1))
+    return int(live.max(initial=-1)) + 1
+
+
+def _search(x, fs):
+    """R peaks of a recording (samples, leads)."""
     step = max(1, int(fs // _WORK_HZ))
     slow = signal.resample_poly(x, 1, step, axis=0, padtype="line") if step > 1 else x
-    energy = _qrs_energy(slow, fs / step)
-    found = _choose_peaks(energy, fs / step) * step
+    found = _choose_peaks(_qrs_energy(slow, fs / step), fs / step) * step
     return _to_extremum(x, found, fs)
 
 
@@ -283,12 +318,13 @@ def _fill_gaps(kept, height, t):
 
 
 def _to_extremum(x, peaks, fs):
-    """Move each peak to the largest swing of the first lead within 80 ms."""
+    """Move each peak to the largest swing of the first lead nearby."""
     if not len(peaks):
         return peaks.astype(np.int64)
     sos = signal.butter(2, [5, min(25, 0.45 * fs)], "bandpass", fs=fs, output="sos")
     lead = np.abs(_forth_and_back(sos, x[:, 0], 0))
-    offsets = np.arange(-round(0.08 * fs), round(0.08 * fs) + 1)
+    reach = round(_SWING_S * fs)
+    offsets = np.arange(-reach, reach + 1)
     near = np.clip(peaks[:, None] + offsets, 0, len(x) - 1)  # (n_beats, offsets)
     return np.unique(near[np.arange(len(peaks)), lead[near].argmax(axis=1)])
 

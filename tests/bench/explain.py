@@ -25,6 +25,7 @@ from ecg_keras.faithfulness import mean_with_interval
 from ecg_keras.layers import model_card
 from ecg_keras.plots import png
 from ecg_keras.saved_models import load_model, predict
+from ecg_keras.waves import row_peaks
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 V_ROWS = {"gradcam": 200, "shap": 40, "lime": 40}
@@ -60,7 +61,7 @@ def v_beats(model, test, scores, background, seed):
     ):
         own = rows[: V_ROWS[name]]
         found = method(Probe(model, test[own]), np.full(len(own), v), **options)
-        peaks = plots.row_peaks(test.x[own], fs=test.fs)
+        peaks = row_peaks(test.x[own], fs=test.fs)
         cut = lambda values: plots.aligned(values, peaks, before=before, after=after)
         values = found.signal.sum(axis=2)
         if not parts:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ecg_keras.demo import simulate_patient
-from ecg_keras.plots import aligned, row_peaks
-from ecg_keras.waves import find_r_peaks, find_waves
+from ecg_keras.plots import aligned
+from ecg_keras.signals import r_peaks
+from ecg_keras.waves import find_waves, row_peaks
 
 pytestmark = pytest.mark.numeric
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.numeric
 def test_peaks_of_a_simulated_patient_are_found(patient):
     recording = simulate_patient(patient, duration_s=60, fs=250)
     inner = recording.peaks[(recording.peaks > 50) & (recording.peaks < len(recording.signal) - 50)]
-    found = find_r_peaks(recording.signal, fs=250)
+    found = r_peaks(recording.signal, fs=250)
     near = np.abs(found[:, None] - inner).min(axis=0)
     assert (near <= 0.1 * 250).mean() > 0.95  # within 100 ms
     assert len(found) < 1.1 * len(recording.peaks)
@@ -24,17 +25,17 @@ def test_a_peak_at_the_edge_is_found_and_padding_is_not():
     t = np.arange(187) / 125
     beat = np.exp(-0.5 * (t / 0.015) ** 2) + np.exp(-0.5 * ((t - 0.8) / 0.015) ** 2) + 0.2
     beat[t > 1.0] = 0  # as the Kaggle files pad
-    assert find_r_peaks(beat, fs=125).tolist() == [0, 100]
+    assert r_peaks(beat, fs=125).tolist() == [0, 100]
 
 
 def test_size_and_sign_do_not_matter():
     recording = simulate_patient(1, duration_s=20, fs=125)
-    own = find_r_peaks(recording.signal, fs=125)
-    np.testing.assert_array_equal(find_r_peaks(-40 * recording.signal, fs=125), own)
+    own = r_peaks(recording.signal, fs=125)
+    np.testing.assert_array_equal(r_peaks(-40 * recording.signal, fs=125), own)
 
 
 def test_a_flat_row_has_no_peaks():
-    assert len(find_r_peaks(np.zeros(500), fs=125)) == 0
+    assert len(r_peaks(np.zeros(500), fs=125)) == 0
     assert find_waves(np.zeros(500), fs=125) == []
 
 
@@ -57,4 +58,4 @@ def test_records_are_aligned_on_every_peak():
 
 def test_fs_must_be_positive():
     with pytest.raises(ValueError, match="fs must be above 0"):
-        find_r_peaks(np.zeros(100), fs=0)
+        r_peaks(np.zeros(100), fs=0)
