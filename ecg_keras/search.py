@@ -1,32 +1,11 @@
-"""Search the options of a model family and of its training, for hours, and be there in the morning.
+"""Search the options of a family and of its training for hours, through kills, in worker processes.
 
 Conventions
 -----------
-The searching process proposes trials (Keras Tuner's oracles) and trains none; worker processes do, and are
-renewed after a few. What is on disk decides: ``search.json`` what is searched, ``oracle.json`` what was
-proposed, ``trials/*/result.json`` what is finished. Seconds are wall time; an objective is a validation
-figure, larger is better.
-
-Lead one call's searching: answer workers, keep the clock, say what happens, write what is known.
-
-Conventions
------------
-Seconds count from the start of the call. A result is the content of a trial's result.json; a value is a
-validation figure, larger is better.
-
-Hold what a search found, and write it as a program to paste.
-
-Conventions
------------
-Options are those of `build_model` and of `fit_and_report`, under their own names; a value is a validation
-figure, larger is better.
-
-Draw what a search tried and found, and put it on one page.
-
-Conventions
------------
-A tried trial is a pair (result, values): the content of its result.json and its values by entry of the
-space. Values that are no numbers are drawn as ranks. A darker line or dot is a better one.
+The searching process proposes trials and trains none; worker processes do. What is on disk decides:
+``search.json`` what is searched, ``oracle.json`` what was proposed, ``trials/*/result.json`` what is
+finished. A result is the content of a result.json; a value is a validation figure, larger is
+better. Seconds are wall time, counted from the start of the call.
 """
 
 import contextlib
@@ -42,7 +21,7 @@ import time
 
 import numpy as np
 
-from ecg_keras import pages
+from ecg_keras import pages, plots
 from ecg_keras._checks import CallableModule, check_option, check_positive, require
 from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.pages import decimal
@@ -69,17 +48,16 @@ from ecg_keras.storage import (
 
 STRATEGIES = ("hyperband", "bayesian", "random")
 _FILES = (  # what a search writes into its folder, besides the winner's run
-    "search.json",
-    "oracle.json",
-    "oracle.previous.json",
-    "trials",
-    "workers",
-    "leaderboard.csv",
-    "memory.csv",
-    "search.html",
-    "ended.json",
-    "winner.json",
-)
+    "search.json oracle.json oracle.previous.json trials workers leaderboard.csv memory.csv "
+    "search.html ended.json winner.json"
+).split()
+_MARGIN_S = 300  # everything is on disk this long before the hours are over
+_DEATHS = 5  # of workers in one trial without a finished epoch between
+_COLUMNS = (
+    "trial status value epochs_run best_epoch seconds fit_seconds rss_mb n_parameters past"
+).split()
+_SHOWN = 30  # rows of the leaderboard on the page; the file has all
+_DOT = {"markersize": 4, "color": plots.PALE, "markeredgecolor": plots.INK, "markeredgewidth": 0.5}
 
 
 def search(
@@ -189,12 +167,8 @@ def search(
     """
     start = time.monotonic()
     check_option("strategy", strategy, STRATEGIES)
-    for name, value in (
-        ("hours", hours),
-        ("max_trials", max_trials),
-        ("epochs", epochs),
-        ("renew_after", renew_after),
-    ):
+    ends = {"hours": hours, "max_trials": max_trials}
+    for name, value in (ends | {"epochs": epochs, "renew_after": renew_after}).items():
         if value is not None:
             check_positive(name, value)
     if hours is None and max_trials is None and strategy != "hyperband":
@@ -235,27 +209,15 @@ def search(
             from ecg_keras.report import check_run_folder
 
             check_run_folder(folder / "winner", test, trained=True)
-        rows = len(train if full_train is None else full_train) / len(train)
-        objective = f"val_{default_monitor(train)}"
-        run = Supervisor(
-            folder,
-            space,
-            job,
-            strategy=strategy,
-            objective=objective,
-            hours=hours,
-            max_trials=max_trials,
-            start=start,
-            rows=rows,
-            progress=progress,
-        )
+        full = train if full_train is None else full_train
+        figure, rows = default_monitor(train), len(full) / len(train)
+        clock = {"start": start, "rows": rows, "progress": progress}
+        run = Supervisor(folder, space, job, strategy=strategy, figure=figure, **ends, **clock)
         if not (test is not None and run.winner_is_pending()):
             run.go(data_file, workers, role)
         found = run.result()
         if test is not None:
-            found.report = _report_winner(
-                found, train if full_train is None else full_train, val, test, job["seed"], progress
-            )
+            found.report = _report_winner(found, full, val, test, job["seed"], progress)
             run.page(found)
     return found
 
@@ -264,14 +226,8 @@ def _data_identity(train, val):
     """What tells one pair of data sets from another; every value counts."""
     identity = {}
     for name, part in (("train", train), ("val", val)):
-        about = [
-            part.classes,
-            part.fs,
-            part.leads,
-            part.unit,
-            to_json({"grid": part.grid}),
-            part.metadata_names,
-        ]
+        about = [part.classes, part.fs, part.leads, part.unit, to_json({"grid": part.grid})]
+        about.append(part.metadata_names)
         arrays = [array for array in (part.x, part.y, part.metadata) if array is not None]
         identity[name] = f"{len(part)} rows, {fingerprint(about, *arrays)}"
     identity["balance"] = train.balance.method if train.balance else None
@@ -280,14 +236,8 @@ def _data_identity(train, val):
 
 def _versions(backend):
     """Versions a result depends on."""
-    names = (
-        "ecg_keras",
-        "keras",
-        "keras-tuner",
-        {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[backend],
-    )
     found = {}
-    for name in names:
+    for name in ("ecg_keras", "keras", "keras-tuner", backend):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -451,10 +401,8 @@ def _work_for_chief(folder, identity, data_file, role, workers):
     if changed:
         raise ValueError(f"the chief searches something else in {folder}: {'; '.join(changed)}.")
     names = [f"{role}-{i}" for i in range(worker_count(workers))]
-    address = os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
-    pool = Workers(
-        folder, data_file, names, address, there["job"]["backend"], lambda name, code: code <= 0
-    )
+    places = folder, data_file, names, _chief_address()
+    pool = Workers(*places, there["job"]["backend"], lambda name, code: code <= 0)
     ended = lambda: (found := read_json(folder / "ended.json")) != stale and found
     try:
         pool.start()
@@ -471,32 +419,20 @@ def _work_for_chief(folder, identity, data_file, role, workers):
         time.sleep(0.5)
     import pandas as pd
 
-    board = pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str})
     return Search(
-        found["model"],
-        from_json(found["model_options"]),
-        found["fit_options"],
-        board,
-        found["value"],
-        folder,
-        found["ended"],
+        model=found["model"],
+        model_options=from_json(found["model_options"]),
+        fit_options=found["fit_options"],
+        leaderboard=pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str}),
+        value=found["value"],
+        out_dir=folder,
+        ended=found["ended"],
     )
 
 
-_MARGIN_S = 300  # everything is on disk this long before the hours are over
-_DEATHS = 5  # of workers in one trial without a finished epoch between
-_COLUMNS = (
-    "trial",
-    "status",
-    "value",
-    "epochs_run",
-    "best_epoch",
-    "seconds",
-    "fit_seconds",
-    "rss_mb",
-    "n_parameters",
-    "past",
-)
+def _chief_address():
+    """Where Keras Tuner's environment variables say that the chief answers."""
+    return os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
 
 
 class Supervisor:
@@ -510,8 +446,8 @@ class Supervisor:
         What is varied.
     job : dict
         Of search.json.
-    strategy, objective : str
-        How values are proposed, and the figure that is made large.
+    strategy, figure : str
+        How values are proposed, and the validation figure that is made large, as "macro_f1".
     hours, max_trials : float and int, or None
         Ends of the search.
     start : float
@@ -523,29 +459,18 @@ class Supervisor:
     """
 
     def __init__(
-        self, folder, space, job, *, strategy, objective, hours, max_trials, start, rows, progress
+        self, folder, space, job, *, strategy, figure, hours, max_trials, start, rows, progress
     ):
         self.folder, self.space, self.job, self.strategy = folder, space, job, strategy
         self.start, self.rows, self.progress = start, rows, progress
         self.budget_s = None if hours is None else 3600 * hours
-        self.objective = objective
+        self.label = {"macro_f1": "macro-F1", "macro_auc": "macro-AUC"}[figure]
         from ecg_keras.search_oracle import make_oracle
 
-        self.oracle = make_oracle(
-            strategy,
-            space,
-            self.objective,
-            epochs=job["epochs"],
-            seed=job["seed"],
-            endless=hours is not None,
-        ).attach(
-            space,
-            folder,
-            epochs=job["epochs"],
-            max_trials=max_trials,
-            lease_s=job["lease_s"],
-            fits=self._fits,
-        )
+        length = {"epochs": job["epochs"], "seed": job["seed"], "endless": hours is not None}
+        ends = {"epochs": job["epochs"], "max_trials": max_trials, "lease_s": job["lease_s"]}
+        self.oracle = make_oracle(strategy, space, f"val_{figure}", **length)
+        self.oracle.attach(space, folder, fits=self._fits, **ends)
         self.oracle.news.clear()
         if strategy == "hyperband" and hours is not None:
             self.oracle.hyperband_iterations = 10**9
@@ -555,19 +480,17 @@ class Supervisor:
     # Time
 
     def elapsed_s(self):
+        """Seconds since the start of the call."""
         return time.monotonic() - self.start
 
     def stop_at_s(self):
         """Seconds from the start at which no trial may run any more; None without a budget."""
         if self.budget_s is None:
             return None
-        best = self.best()
-        if best is None:
-            training = 0.25 * self.budget_s
-        else:
-            training = 1.25 * best["epoch_seconds"] * self.job["epochs"] * self.rows + min(
-                30, 0.05 * self.budget_s
-            )
+        training = 0.25 * self.budget_s
+        if best := self.best():
+            training = 1.25 * best["epoch_seconds"] * self.job["epochs"] * self.rows
+            training += min(30, 0.05 * self.budget_s)
         return self.budget_s - min(_MARGIN_S, 0.1 * self.budget_s) - training
 
     def _fits(self, values, start, until):
@@ -578,12 +501,8 @@ class Supervisor:
         expected = 0.0
         if done:
             past = self.oracle.results.get(values.get("tuner/trial_id"))
-            rates = (
-                [past["epoch_seconds"]] if past else [result["epoch_seconds"] for result in done]
-            )
-            besides = [
-                result["seconds"] - min(result["fit_seconds"], result["seconds"]) for result in done
-            ]
+            rates = [result["epoch_seconds"] for result in ([past] if past else done)]
+            besides = [max(0, result["seconds"] - result["fit_seconds"]) for result in done]
             expected = (until - start) * np.quantile(rates, 0.9) + np.quantile(besides, 0.9)
         return self.elapsed_s() + expected <= self.stop_at_s()
 
@@ -591,20 +510,13 @@ class Supervisor:
 
     def go(self, data_file, workers, role):
         """Search until the oracle has no more trials or the time is over."""
-        if role is None:
-            host, port = "127.0.0.1", 0
-        else:
-            host, port = (
-                os.environ["KERASTUNER_ORACLE_IP"],
-                int(os.environ["KERASTUNER_ORACLE_PORT"]),
-            )
         from ecg_keras.search_oracle import serve
 
+        host, port = ("127.0.0.1", 0) if role is None else _chief_address()
         server, port = serve(self.oracle, f"{host}:{port}")
         names = [f"own-{i}" for i in range(worker_count(workers))]
-        pool = Workers(
-            self.folder, data_file, names, (host, port), self.job["backend"], self._on_death
-        )
+        places = self.folder, data_file, names, (host, port)
+        pool = Workers(*places, self.job["backend"], self._on_death)
         if self.oracle.results:
             self._say(f"going on after {len(self.oracle.results)} finished trials in {self.folder}")
         began, before = time.monotonic(), self._training_s()
@@ -615,7 +527,8 @@ class Supervisor:
                 for name in self.oracle.silent():
                     trial = self.oracle.give_up(name)
                     self._say(
-                        f"worker {name} was not heard of for {self.job['lease_s']:g} s; another goes on with trial {trial}"
+                        f"worker {name} was not heard of for {self.job['lease_s']:g} s; "
+                        f"another goes on with trial {trial}"
                     )
                 if self.oracle.error is not None:
                     raise self.oracle.error
@@ -630,10 +543,9 @@ class Supervisor:
             self._tell_news(pool)
             self._check_failures()
             until = time.monotonic() + 5  # others ask once more, and hear that this was all
-            while (
-                any(not name.startswith("own-") for name in self.oracle.tuner_ids)
-                and time.monotonic() < until
-            ):
+            while any(not self.oracle.is_own(name) for name in self.oracle.tuner_ids):
+                if time.monotonic() > until:
+                    break
                 time.sleep(0.2)
         finally:
             pool.stop()
@@ -643,12 +555,12 @@ class Supervisor:
             self.bars = {}
             self.worker_seconds = (time.monotonic() - began) * max(len(names), 1)
             self.training_seconds = self._training_s() - before
-        for name in list(self.oracle.ongoing_trials):
-            if name.startswith("own-"):
-                self.oracle.give_up(name)
+        for name in filter(self.oracle.is_own, list(self.oracle.ongoing_trials)):
+            self.oracle.give_up(name)
         self._write(final=True)
 
     def _training_s(self):
+        """Seconds that all results so far were trained."""
         return sum(result.get("fit_seconds", 0) for result in self._results())
 
     def _results(self):
@@ -656,7 +568,10 @@ class Supervisor:
         return [result for result in list(self.oracle.results.values()) if result is not None]
 
     def _on_death(self, name, code):
-        """Take the trial of a worker that ended; a trial in which workers keep dying has failed. True if it had one."""
+        """Take the trial of a worker that ended; True if it had one.
+
+        A trial in which workers keep dying has failed.
+        """
         running = self.oracle.ongoing_trials.get(name)
         if running is None:
             return code == 0
@@ -666,18 +581,13 @@ class Supervisor:
         same = [other for other in self.deaths.get(trial_id, []) if other == epoch] + [epoch]
         self.deaths[trial_id] = same
         if len(same) >= _DEATHS and not (folder / "result.json").exists():
-            reason = f"WorkerDied: the process ended with code {code} {_DEATHS} times (out of host memory?)"
-            write_json(
-                folder / "result.json",
-                {
-                    "trial": trial_id,
-                    "values": running.hyperparameters.values,
-                    "status": "failed",
-                    "value": None,
-                    "reason": reason,
-                    "ended": time.time(),
-                },
+            reason = (
+                f"WorkerDied: the process ended with code {code} {_DEATHS} times "
+                "(out of host memory?)"
             )
+            known = {"trial": trial_id, "values": running.hyperparameters.values}
+            failed = {"status": "failed", "value": None, "reason": reason, "ended": time.time()}
+            write_json(folder / "result.json", known | failed)
         self.oracle.give_up(name)
         return True
 
@@ -689,7 +599,8 @@ class Supervisor:
         reasons = {re.sub(r"\d+", "#", result["reason"])[:120] for result in ended}
         if len(reasons) == 1:
             raise RuntimeError(
-                f"the first {len(ended)} trials failed for the same reason: {ended[0]['reason']}\n{ended[0].get('traceback', '')}"
+                f"the first {len(ended)} trials failed for the same reason: {ended[0]['reason']}\n"
+                f"{ended[0].get('traceback', '')}"
             )
 
     # What is said and written
@@ -700,6 +611,7 @@ class Supervisor:
         return max(done, key=lambda result: (result["value"], result["epochs_run"]), default=None)
 
     def _say(self, text):
+        """Print a line beside the live ones."""
         if self.progress:
             from tqdm.auto import tqdm
 
@@ -717,19 +629,19 @@ class Supervisor:
                 self.told.add(result["reason"])
                 self._say(f"trial {trial}  failed: {'as before' if known else result['reason']}")
             else:
-                best = self.best()
-                notes = "".join(f"  {note}" for note in result["notes"])
-                self._say(
-                    f"trial {trial}  {result['value']:.4f}  best {best['value']:.4f} ({best['trial']})  "
-                    f"{result['epochs_run']} epochs  {result['seconds']:.0f} s  {self._left()}  {result['rss_mb'] or 0:.0f} MB{notes}"
-                )
+                best, memory = self.best(), f"{result['rss_mb'] or 0:.0f} MB"
+                words = [f"trial {trial}", f"{self.label} {result['value']:.4f}"]
+                words += [f"best {best['value']:.4f} ({best['trial']})"]
+                words += [f"{result['epochs_run']} epochs", f"{result['seconds']:.0f} s"]
+                self._say("  ".join([*words, self._left(), memory, *result["notes"]]))
             self._note_memory(result, pool)
         self._write()
 
     def _note_memory(self, result, pool):
-        """A line of memory.csv: trials finished, memory of this process and of the worker after its trial."""
+        """A line of memory.csv: trials finished, memory of this process and of the worker."""
         file = self.folder / "memory.csv"
-        line = f"{len(self.oracle.end_order)},{result['trial']},{resident_mb() or 0:.1f},{result.get('rss_mb') or 0:.1f}\n"
+        mine, other = resident_mb() or 0, result.get("rss_mb") or 0
+        line = f"{len(self.oracle.end_order)},{result['trial']},{mine:.1f},{other:.1f}\n"
         new = not file.exists()
         with file.open("a") as out:
             out.write(("finished,trial,search_mb,worker_mb\n" if new else "") + line)
@@ -744,10 +656,8 @@ class Supervisor:
 
     def _draw(self, pool):
         """One live line per running trial."""
-        if not self.progress:
-            return
         now = time.monotonic()
-        if now - self.drawn < (1 if sys.stderr.isatty() else 60):
+        if not self.progress or now - self.drawn < (1 if sys.stderr.isatty() else 60):
             return
         self.drawn = now
         from tqdm.auto import tqdm
@@ -769,12 +679,11 @@ class Supervisor:
             so_far = f"{best['value']:.4f}" if best else "-"
             used = memory.get(name) or told.get("rss_mb") or 0
             bar.set_description_str(f"trial {trial_id}", refresh=False)
-            bar.set_postfix_str(
-                f"{value}, best {so_far}, {self._left()}, {used:.0f} MB", refresh=True
-            )
+            text = f"{self.label} {value}, best {so_far}, {self._left()}, {used:.0f} MB"
+            bar.set_postfix_str(text, refresh=True)
 
     def _write(self, final=False):
-        """leaderboard.csv after every trial; search.html too, as long as it takes little of the time."""
+        """leaderboard.csv after every trial; search.html too, while that takes little time."""
         board = self.leaderboard()
         with atomic_path(self.folder / "leaderboard.csv") as part:
             board.to_csv(part, index=False)
@@ -785,22 +694,20 @@ class Supervisor:
             self.page_s = self.paged - began
         if final:
             found = self.result()
-            write_json(
-                self.folder / "ended.json",
-                {
-                    "ended": found.ended,
-                    "at": time.time(),
-                    "winner": (self.best() or {}).get("trial"),
-                    "value": found.value,
-                    "model": found.model,
-                    "model_options": to_json(found.model_options),
-                    "fit_options": found.fit_options,
-                    "trials": len(self.oracle.end_order),
-                    "failed": sum(result["status"] == "failed" for result in self._results()),
-                    "seconds": self.elapsed_s(),
-                    "training_share": self.training_seconds / max(self.worker_seconds, 1e-9),
-                },
-            )
+            ended = {
+                "ended": found.ended,
+                "at": time.time(),
+                "winner": (self.best() or {}).get("trial"),
+                "value": found.value,
+                "model": found.model,
+                "model_options": to_json(found.model_options),
+                "fit_options": found.fit_options,
+                "trials": len(self.oracle.end_order),
+                "failed": sum(result["status"] == "failed" for result in self._results()),
+                "seconds": self.elapsed_s(),
+                "training_share": self.training_seconds / max(self.worker_seconds, 1e-9),
+            }
+            write_json(self.folder / "ended.json", ended)
 
     def leaderboard(self):
         """A DataFrame with a row per finished trial, best first."""
@@ -811,68 +718,43 @@ class Supervisor:
             result = self.oracle.results[trial_id]
             row = {name: result.get(name) for name in _COLUMNS}
             values = self.space.decoded(result["values"])
-            row |= {
-                name: value if isinstance(value, (int, float, str)) else repr(value)
-                for name, value in values.items()
-            }
-            row |= {
-                "batch_size": result.get("batch_size", row.get("batch_size")),
-                "notes": "; ".join(result.get("notes", [])),
-            }
-            row["reason"] = result.get("reason")
-            rows.append(row)
-        names = [
-            *_COLUMNS,
-            *(name for name in self.space.entries if name not in _COLUMNS),
-            "batch_size",
-            "notes",
-            "reason",
-        ]
-        board = pd.DataFrame(rows, columns=list(dict.fromkeys(names)))
-        return board.sort_values(
-            ["value", "epochs_run"],
-            ascending=False,
-            na_position="last",
-            kind="stable",
-            ignore_index=True,
-        )
+            for name, value in values.items():
+                row[name] = value if isinstance(value, (int, float, str)) else repr(value)
+            row["batch_size"] = result.get("batch_size", row.get("batch_size"))
+            row["notes"] = "; ".join(result.get("notes", []))
+            rows.append(row | {"reason": result.get("reason")})
+        names = dict.fromkeys([*_COLUMNS, *self.space.entries, "batch_size", "notes", "reason"])
+        board = pd.DataFrame(rows, columns=list(names))
+        order = {"by": ["value", "epochs_run"], "ascending": False, "na_position": "last"}
+        return board.sort_values(**order, kind="stable", ignore_index=True)
 
     def result(self):
         """What is known now, as a `Search`."""
         best = self.best()
-        if best is None:
-            values = self.space.defaults()
-            model_options, fit_options = self.space.options(values)
-        else:
-            model_options, fit_options = self.space.options(self.space.decoded(best["values"]))
-            fit_options["batch_size"] = best["batch_size"]
+        values = self.space.decoded(best["values"]) if best else self.space.defaults()
+        model_options, fit_options = self.space.options(values)
         fit_options = {"epochs": self.job["epochs"], **fit_options}
-        value = None if best is None else best["value"]
-        ended = self.oracle.closed or "running"
+        if best:
+            fit_options["batch_size"] = best["batch_size"]
         return Search(
-            self.job["model"],
-            model_options,
-            fit_options,
-            self.leaderboard(),
-            value,
-            self.folder,
-            ended,
+            model=self.job["model"],
+            model_options=model_options,
+            fit_options=fit_options,
+            leaderboard=self.leaderboard(),
+            value=best and best["value"],
+            out_dir=self.folder,
+            ended=self.oracle.closed or "running",
         )
 
     def page(self, found):
-        """search.html."""
+        """Write search.html."""
         results = [self.oracle.results[trial_id] for trial_id in self.oracle.end_order]
-        text = search_page(
-            found,
-            [(result, self.space.decoded(result["values"])) for result in results],
-            self.objective,
-            self.space,
-            self.job,
-        )
+        tried = [(result, self.space.decoded(result["values"])) for result in results]
+        text = search_page(found, tried, self.label, self.space, self.job)
         write_text(self.folder / "search.html", text)
 
     def winner_is_pending(self):
-        """True where an earlier call ended its search and was killed before it had reported the winner."""
+        """True where an earlier call was killed between its search and the winner's report."""
         pending = read_json(self.folder / "winner.json")
         if pending is None or (self.best() or {}).get("trial") != pending["trial"]:
             return False
@@ -939,22 +821,13 @@ def code(model, model_options, fit_options):
     model = build_model("cnn1d", like=train, filters=(8, 16))
     report = fit_and_report(model, train, val, test, out_dir="outputs/best", epochs=3)
     """
-    names = sorted(
-        {
-            type(value).__name__
-            for value in model_options.values()
-            if dataclasses.is_dataclass(value)
-        }
-    )
-    first = [
-        f'"{model}"',
-        "like=train",
-        *(f"{name}={value!r}" for name, value in model_options.items()),
-    ]
+    grids = {type(v).__name__ for v in model_options.values() if dataclasses.is_dataclass(v)}
+    first = [f'"{model}"', "like=train"]
+    first += [f"{name}={value!r}" for name, value in model_options.items()]
     second = ["model", "train", "val", "test", 'out_dir="outputs/best"']
     second += [f"{name}={value!r}" for name, value in fit_options.items()]
     return (
-        f"from ecg_keras import {', '.join([*names, 'build_model', 'fit_and_report'])}\n\n"
+        f"from ecg_keras import {', '.join([*sorted(grids), 'build_model', 'fit_and_report'])}\n\n"
         f"{_call('model = build_model', first)}\n{_call('report = fit_and_report', second)}"
     )
 
@@ -962,127 +835,79 @@ def code(model, model_options, fit_options):
 def _call(start, arguments):
     """A call on one line, or with an argument per line where that is long."""
     line = f"{start}({', '.join(arguments)})"
-    return (
-        line
-        if len(line) <= 100
-        else f"{start}(\n" + "".join(f"    {argument},\n" for argument in arguments) + ")"
-    )
+    if len(line) <= 100:
+        return line
+    return f"{start}(\n" + "".join(f"    {argument},\n" for argument in arguments) + ")"
 
 
-_INK, _ACCENT, _PALE = "#1b2a3a", "#b3261e", "#9db4c8"
-_SHOWN = 30  # rows of the leaderboard on the page; the file has all
-
-
-def search_page(found, tried, objective, space, job):
-    """Build search.html.
+def search_page(found, tried, label, space, job):
+    """The text of search.html.
 
     Parameters
     ----------
     found : Search
         What is known now.
     tried : list of (dict, dict)
-        Results and values in the order in which the trials ended.
-    objective : str
-        Name of the figure, such as "val_macro_f1".
+        Results and values (by entry of the space) in the order in which the trials ended.
+    label : str
+        Name of the figure, such as "macro-F1".
     space : Space
         What is varied.
     job : dict
         Of the search, with "epochs".
-
-    Returns
-    -------
-    str
-        The whole HTML document.
     """
     done = [(result, values) for result, values in tried if result["status"] == "completed"]
-    failed = [result for result, _ in tried if result["status"] != "completed"]
-    label = (
-        objective.removeprefix("val_")
-        .replace("_", "-")
-        .replace("macro-f1", "macro-F1")
-        .replace("auc", "AUC")
-    )
-    default = default_result(tried, space)
-    pairs = [
-        ("model", found.model),
-        ("trials finished", f"{len(tried)}, of which {len(failed)} failed"),
-        (f"best validation {label}", decimal(found.value, 4)),
-        (
-            "default",
-            f"{decimal(default['value'], 4)} after {default['epochs_run']} of {job['epochs']} epochs"
-            if default
-            else "-",
-        ),
-        (
-            "training time",
-            f"{sum(result.get('fit_seconds') or 0 for result, _ in tried) / 3600:.2f} h",
-        ),
-        ("epochs of a full training", job["epochs"]),
-        (
-            "state",
-            {"running": "running", "time": "its time was over"}.get(found.ended, found.ended),
-        ),
-        ("written", time.strftime("%Y-%m-%d %H:%M")),
-    ]
-    lead = pages.paragraph(
-        "Validation figures chose among these trials, so the best one is flattered; the test part "
-        "tells."
-    )
+    failed = [result["reason"] for result, _ in tried if result["status"] != "completed"]
+    default, told = default_result(tried, space), "-"
+    if default:
+        told = f"after {default['epochs_run']} of {job['epochs']} epochs"
+        told = f"{decimal(default['value'], 4)} {told}"
+    hours = sum(result.get("fit_seconds") or 0 for result, _ in tried) / 3600
+    facts = {
+        "model": found.model,
+        "trials finished": f"{len(tried)}, of which {len(failed)} failed",
+        f"best validation {label}": decimal(found.value, 4),
+        "default": told,
+        "training time": f"{hours:.2f} h",
+        "epochs of a full training": job["epochs"],
+        "state": {"time": "its time was over"}.get(found.ended, found.ended),
+        "written": time.strftime("%Y-%m-%d %H:%M"),
+    }
     winner = pages.code(found.code())
     if found.value is None:
         winner = pages.paragraph("No trial has ended: these are the defaults.") + winner
-    sections = [
-        ("summary", "Summary", pages.facts(pairs)),
-        ("winner", "Winner", winner),
-    ]
+    sections = [("summary", "Summary", pages.facts(facts.items())), ("winner", "Winner", winner)]
     if done:
-        sections += [
+        for name, heading, drawn, caption in (
             (
                 "progress",
                 "Best so far",
-                pages.figure(
-                    png(plot_progress(tried, label)),
-                    f"Validation {label} of each trial and the best so far",
-                    wide=True,
-                ),
+                plot_progress(tried, label),
+                f"Validation {label} of each trial and the best so far",
             ),
             (
                 "parameters",
                 "Each setting",
-                pages.figure(
-                    png(plot_settings(done, space, label)),
-                    f"Validation {label} against each setting",
-                    wide=True,
-                ),
+                plot_settings(done, space, label),
+                f"Validation {label} against each setting",
             ),
             (
                 "parallel",
                 "All settings",
-                pages.figure(
-                    png(plot_parallel(done, space, label)),
-                    "One line per trial across all settings; darker is better, the winner is red and dashed",
-                    wide=True,
-                ),
+                plot_parallel(done, space, label),
+                "One line per trial across all settings; darker is better, the winner is red",
             ),
-        ]
+        ):
+            sections.append((name, heading, pages.figure(png(drawn), caption, wide=True)))
     sections.append(("trials", "Trials", _trials(found, len(tried))))
     if failed:
-        reasons = {result["reason"]: 0 for result in failed}
-        for result in failed:
-            reasons[result["reason"]] += 1
-        sections.append(
-            (
-                "failed",
-                "Failed",
-                pages.notes(f"{reason} ({count})" for reason, count in reasons.items()),
-            )
-        )
-    sections.append(
-        (
-            "space",
-            "Space",
-            pages.table(["setting", "tried"], list(space.describe().items()), numbers_from=2),
-        )
+        counts = (f"{reason} ({failed.count(reason)})" for reason in dict.fromkeys(failed))
+        sections.append(("failed", "Failed", pages.notes(counts)))
+    varied = pages.table(["setting", "tried"], list(space.describe().items()), numbers_from=2)
+    sections.append(("space", "Space", varied))
+    lead = pages.paragraph(
+        "Validation figures chose among these trials, so the best one is flattered; the test part "
+        "tells."
     )
     return pages.page(f"Search: {found.model}", sections, lead=lead)
 
@@ -1101,24 +926,18 @@ def default_result(tried, space):
 
 def _trials(found, n):
     """The top of the leaderboard as a table."""
-    board = found.leaderboard.head(_SHOWN)
-    names = [
-        name
-        for name in board.columns
-        if name not in ("past", "reason", "fit_seconds") and board[name].notna().any()
-    ]
-    rows = [[_text(row[name]) for name in names] for _, row in board[names].iterrows()]
+    board = found.leaderboard.head(_SHOWN).drop(columns=["past", "reason", "fit_seconds"])
+    board = board.dropna(axis="columns", how="all")
+    rows = [[_text(value) for value in row] for row in board.itertuples(index=False)]
     caption = f"The best {len(rows)} of {n}; leaderboard.csv has all." if n > len(rows) else None
-    return pages.table([name.replace("_", " ") for name in names], rows, caption=caption)
+    return pages.table([name.replace("_", " ") for name in board], rows, caption=caption)
 
 
 def _text(value):
     """A cell: short numbers, a dash for nothing."""
     if value is None or value != value or value == "":
         return "-"
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.4g}"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def plot_progress(tried, label, *, ax=None):
@@ -1137,169 +956,78 @@ def plot_progress(tried, label, *, ax=None):
     -------
     matplotlib Axes
     """
-    ax = _axes(7.2, 3.2) if ax is None else ax
+    ax = plots.axes(ax, width=7.2, height=3.2)
     seconds = np.cumsum([result.get("seconds") or 0 for result, _ in tried])
     unit, per_unit = ("h", 3600) if seconds[-1] > 5400 else ("min", 60)
     spent = seconds / per_unit
-    values = np.array(
-        [np.nan if result["value"] is None else result["value"] for result, _ in tried]
-    )
+    values = np.array([result["value"] for result, _ in tried], float)  # None is NaN
     good = np.isfinite(values)
-    ax.plot(
-        spent[good],
-        values[good],
-        "o",
-        markersize=4,
-        color=_PALE,
-        markeredgecolor=_INK,
-        markeredgewidth=0.5,
-        label="trial",
-    )
-    ax.step(
-        spent[good],
-        np.maximum.accumulate(values[good]),
-        where="post",
-        color=_ACCENT,
-        linewidth=1.6,
-        label="best so far",
-    )
+    ax.plot(spent[good], values[good], "o", label="trial", **_DOT)
+    best = np.maximum.accumulate(values[good])
+    ax.step(spent[good], best, where="post", color=plots.ACCENT, label="best so far")
     if not good.all():
-        bottom = values[good].min()
-        ax.plot(spent[~good], np.full((~good).sum(), bottom), "x", color=_INK, label="failed")
-    ax.set_xlabel(f"time in trials ({unit})")
-    ax.set_ylabel(f"validation {label}")
-    ax.grid(True, color="#dde4ea", linewidth=0.7)
+        bottom = np.full((~good).sum(), values[good].min())
+        ax.plot(spent[~good], bottom, "x", color=plots.INK, label="failed")
+    ax.set(xlabel=f"time in trials ({unit})", ylabel=f"validation {label}")
+    plots.grid_lines(ax)
     ax.legend(frameon=False, loc="lower right")
     return ax
 
 
 def plot_settings(done, space, label):
-    """Value against each entry of the space, one small plot each; size of a dot: epochs trained. Returns the figure."""
-    from matplotlib.figure import Figure
+    """Value against each entry of the space, a panel each; returns the figure.
 
+    The more epochs a trial had, the larger its dot. The winner is a star.
+    """
     names = list(space.entries)
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
-    drawn = Figure(figsize=(2.1 * columns + 0.4, 1.75 * rows), layout="constrained")
-    axes = np.atleast_1d(drawn.subplots(rows, columns, sharey=True, squeeze=False)).ravel()
+    size = {"width": 2.1 * columns + 0.4, "height": 1.75 * rows}
+    axes = plots.panels(rows, columns, sharey=True, **size).ravel()
     scores = np.array([result["value"] for result, _ in done])
     epochs = np.array([result["epochs_run"] for result, _ in done], float)
+    best = int(scores.argmax())
     for ax, name in zip(axes, names):
-        has = np.array([name in values for _, values in done])
-        at, ticks = _places(space.entries[name], [values.get(name) for _, values in done])
-        sizes = 8 + 24 * epochs / epochs.max()
-        ax.scatter(at[has], scores[has], s=sizes[has], color=_PALE, edgecolor=_INK, linewidth=0.5)
-        best = int(scores.argmax())
-        if has[best]:
-            ax.scatter(at[best], scores[best], s=50, marker="*", color=_ACCENT, zorder=3)
-        ax.set_title(name, fontsize=9)
-        ax.tick_params(labelsize=7.5)
         entry = space.entries[name]
-        if ticks:
-            ax.set_xticks(*ticks)
-            ax.set_xlim(-0.5, len(entry.values) - 0.5)
-        else:
-            _span(ax, entry)
-        ax.grid(True, color="#dde4ea", linewidth=0.6)
+        at = np.array([entry.share(values.get(name)) for _, values in done])
+        sizes = 8 + 24 * epochs / epochs.max()
+        ax.scatter(at, scores, s=sizes, color=plots.PALE, edgecolor=plots.INK, linewidth=0.5)
+        ax.scatter(at[best], scores[best], s=50, marker="*", color=plots.ACCENT, zorder=3)
+        ax.set_title(name, fontsize=9)
+        ax.set_xticks(*zip(*entry.ticks()), fontsize=7.5)
+        ax.set_xlim(-0.08, 1.08)
+        ax.tick_params(axis="y", labelsize=7.5)
+        plots.grid_lines(ax)
     for ax in axes[len(names) :]:
         ax.set_visible(False)
-    drawn.supylabel(f"validation {label}", fontsize=9)
-    return drawn
+    axes[0].figure.supylabel(f"validation {label}", fontsize=9)
+    return axes[0].figure
 
 
 def plot_parallel(done, space, label):
     """A line per trial across all entries, each scaled to its own range; returns the figure."""
-    from matplotlib.figure import Figure
-
-    names = list(space.entries)
-    drawn = Figure(figsize=(max(7.2, 0.62 * len(names) + 1.5), 3.6), layout="constrained")
-    ax = drawn.add_subplot()
+    entries = space.entries
+    ax = plots.axes(width=max(7.2, 0.62 * len(entries) + 1.5), height=3.6)
     scores = np.array([result["value"] for result, _ in done])
     ranks = scores.argsort().argsort() / max(len(scores) - 1, 1)
+    scaled = (scores - scores.min()) / (np.ptp(scores) or 1)
     for i in scores.argsort():
-        heights = [_height(space.entries[name], done[i][1].get(name)) for name in names]
-        heights.append((scores[i] - scores.min()) / (np.ptp(scores) or 1))
-        best = i == scores.argmax()
-        grey = 0.88 - 0.72 * ranks[i]
-        ax.plot(
-            heights,
-            color=_ACCENT if best else str(grey),
-            linestyle="--" if best else "-",
-            linewidth=2 if best else 0.9,
-            marker="." if not best else "*",
-            markersize=4 if not best else 7,
-        )
-    for i, name in enumerate(names):
-        low, high = _ends(space.entries[name])
-        ax.axvline(i, color="#c5d0d9", linewidth=0.7, zorder=0)
-        ax.text(i, 1.04, high, ha="center", va="bottom", fontsize=7)
-        ax.text(i, -0.04, low, ha="center", va="top", fontsize=7)
-    ax.text(len(names), 1.04, f"{scores.max():.3f}", ha="center", va="bottom", fontsize=7)
-    ax.text(len(names), -0.04, f"{scores.min():.3f}", ha="center", va="top", fontsize=7)
-    ax.set_xticks(range(len(names) + 1), [*names, label], rotation=45, ha="right", fontsize=8)
+        shares = [entry.share(done[i][1].get(name)) for name, entry in entries.items()]
+        look = {"color": str(0.88 - 0.72 * ranks[i]), "linewidth": 0.9, "marker": "."}
+        if i == scores.argmax():
+            look = {"color": plots.ACCENT, "linewidth": 2, "marker": "*", "linestyle": "--"}
+        ax.plot([*shares, scaled[i]], **look)
+    ends = [[name for _, name in entry.ticks()] for entry in entries.values()]
+    ends.append([f"{scores.min():.3f}", f"{scores.max():.3f}"])
+    for i, names in enumerate(ends):
+        ax.axvline(i, color=plots.GRID, zorder=0)
+        ax.text(i, 1.04, names[-1], ha="center", va="bottom", fontsize=7)
+        ax.text(i, -0.04, names[0], ha="center", va="top", fontsize=7)
+    ax.set_xticks(range(len(ends)), [*entries, label], rotation=45, ha="right", fontsize=8)
     ax.tick_params(axis="x", pad=12, length=0)
-    ax.set_yticks([])
-    ax.set_ylim(-0.02, 1.02)
+    ax.set(yticks=[], ylim=(-0.02, 1.02))
     ax.spines[:].set_visible(False)
-    return drawn
-
-
-def _span(ax, entry):
-    """Show the whole range of an entry, with its ends and its middle named."""
-    low, high = entry.low, entry.high
-    if entry.log:
-        ax.set_xscale("log")
-        middle, margin = np.sqrt(low * high), (high / low) ** 0.06
-        ax.set_xlim(low / margin, high * margin)
-    else:
-        middle, margin = (low + high) / 2, 0.06 * (high - low)
-        ax.set_xlim(low - margin, high + margin)
-    ax.set_xticks([low, middle, high], [f"{value:.2g}" for value in (low, middle, high)])
-    ax.set_xticks([], minor=True)
-
-
-def _axes(width, height):
-    from matplotlib.figure import Figure
-
-    ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
-def _places(entry, values):
-    """Horizontal places of values, and tick places with names where they are ranks."""
-    options = getattr(entry, "values", None)
-    if options is None:
-        return np.array([np.nan if value is None else value for value in values], float), None
-    at = np.array([options.index(value) if value in options else np.nan for value in values], float)
-    return at, (range(len(options)), [_short(option) for option in options])
-
-
-def _height(entry, value):
-    """0 to 1 for a value between the ends of its entry; NaN where the trial has none."""
-    options = getattr(entry, "values", None)
-    if options is not None:
-        return options.index(value) / max(len(options) - 1, 1) if value in options else np.nan
-    if value is None:
-        return np.nan
-    low, high = entry.low, entry.high
-    if entry.log:
-        low, high, value = np.log(low), np.log(high), np.log(value)
-    return (value - low) / ((high - low) or 1)
-
-
-def _ends(entry):
-    """Names of the lowest and the highest value."""
-    options = getattr(entry, "values", None)
-    if options is None:
-        return f"{entry.low:g}", f"{entry.high:g}"
-    return _short(options[0]), _short(options[-1])
-
-
-def _short(value):
-    """A value's name that fits under a tick."""
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 9 else text[:8] + "…"
+    return ax.figure
 
 
 sys.modules[__name__].__class__ = CallableModule

@@ -83,7 +83,7 @@ class Kept:
         for tuner_id, trial in list(self.ongoing_trials.items()):
             if trial.trial_id in self.end_order:
                 del self.ongoing_trials[tuner_id]
-            elif self._is_own(tuner_id):
+            elif self.is_own(tuner_id):
                 self.give_up(tuner_id)
             else:
                 self.heard[trial.trial_id] = time.monotonic()
@@ -98,7 +98,7 @@ class Kept:
         ]
 
     @staticmethod
-    def _is_own(tuner_id):
+    def is_own(tuner_id):
         """True for the workers that the searching process itself starts: they die with it."""
         return tuner_id.startswith("own-")
 

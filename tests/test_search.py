@@ -252,7 +252,7 @@ def supervised(folder, **options):
     }
     common = {
         "strategy": "random",
-        "objective": "val_macro_f1",
+        "figure": "macro_f1",
         "max_trials": None,
         "rows": 1.0,
         "progress": False,
