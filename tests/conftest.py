@@ -2,12 +2,15 @@
 
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")
+_cache = tempfile.TemporaryDirectory(prefix="ecg_keras-")  # of examples, which have no fixture
+os.environ["ECG_KERAS_CACHE"] = _cache.name
 
 
 def real_data(name):
