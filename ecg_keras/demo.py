@@ -21,8 +21,8 @@ import pathlib
 import numpy as np
 
 from ecg_keras._checks import check_positive, require
-from ecg_keras.mitbih_csv import FS, MARKER, cut_beats, load_mitbih_csv
-from ecg_keras.storage import atomic_path, cache_folder, write_text
+from ecg_keras.mitbih_csv import FS, MARKER, cut_beats, load_mitbih_csv, write_beats_csv
+from ecg_keras.storage import cache_folder, write_text
 from ecg_keras.wfdb_records import AAMI_CLASSES, Recording
 
 _CSV = ("mitbih_train.csv", "mitbih_test.csv")
@@ -138,8 +138,7 @@ def write_demo_csv(directory, *, n_beats=5000, seed=0):
     )
     for part, rows in parts.items():
         rows = rng.permutation(np.concatenate(rows))
-        with atomic_path(directory / f"mitbih_{part}.csv") as path:
-            np.savetxt(path, np.column_stack([x[rows], y[rows]]), fmt="%.18e", delimiter=",")
+        write_beats_csv(directory / f"mitbih_{part}.csv", x[rows], y[rows])
     return directory
 
 

@@ -521,10 +521,12 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
     >>> make_mitbih_csv(records, out).split(":")[0].split()[1:]
     ['rows', 'of', '2', 'records']
     """
+    import pandas as pd
+
     check_option("on_error", on_error, ("raise", "skip"))
     check_fraction("test_fraction", test_fraction)
     start, out_dir = time.perf_counter(), pathlib.Path(out_dir)
-    rows, labels, origin, skipped = [], [], [], []
+    beats, origin, skipped = [], [], []
     synthetic, late = False, 0
     names = list_records(records_dir)
     for name in names:
@@ -536,34 +538,28 @@ def make_mitbih_csv(records_dir, out_dir, *, test_fraction=0.2, on_error="raise"
             skipped.append(str(error))
             continue
         synthetic, late = synthetic | recording.synthetic, late + recording.late
-        cut, kept = cut_beats(recording)
-        rows.append(cut)
-        labels.append([AAMI_CLASSES.index(label) for label in recording.aami[kept]])
-        patient = ONE_PATIENT.get(name, name)
-        origin += [
-            (name, patient, sample, symbol)
-            for sample, symbol in zip(recording.peaks[kept], recording.symbols[kept])
-        ]
-    if not rows:
+        rows, kept = cut_beats(recording)
+        beats.append(rows)
+        columns = {"record": name, "patient": ONE_PATIENT.get(name, name)}
+        columns |= {"sample": recording.peaks[kept], "symbol": recording.symbols[kept]}
+        columns["label"] = [AAMI_CLASSES.index(label) for label in recording.aami[kept]]
+        origin.append(pd.DataFrame(columns))
+    if not beats:
         raise ValueError(f"{records_dir}: none of {len(names)} records could be read: {skipped[0]}")
-    rows, labels = np.concatenate(rows), np.concatenate(labels)
+    beats, origin = np.concatenate(beats), pd.concat(origin)
+    labels = origin.pop("label").to_numpy()
     _mark(out_dir, synthetic)
-    parts = _divided(labels, test_fraction, np.random.default_rng(seed))
-    for part, chosen in parts.items():
-        with atomic_path(out_dir / f"mitbih_{part}.csv") as path:
-            np.savetxt(
-                path, np.column_stack([rows[chosen], labels[chosen]]), fmt="%.18e", delimiter=","
-            )
-    with atomic_path(out_dir / "mitbih_rows.csv") as path, path.open("w", encoding="utf-8") as file:
-        file.write("part,row,record,patient,sample,symbol\n")
-        for part, chosen in parts.items():
-            for row, i in enumerate(chosen):
-                record, patient, sample, symbol = origin[i]
-                file.write(f'{part},{row},{record},{patient},{sample},"{symbol}"\n')
-    counts = ", ".join(
-        f"{name} {count:,}" for name, count in zip(AAMI_CLASSES, np.bincount(labels, minlength=5))
-    )
-    line = f"{len(rows):,} rows of {len(names) - len(skipped)} records: {counts}; "
+    tables = []
+    for part, chosen in _divided(labels, test_fraction, np.random.default_rng(seed)).items():
+        write_beats_csv(out_dir / _FILES[part], beats[chosen], labels[chosen])
+        tables.append(origin.iloc[chosen])
+        tables[-1].insert(0, "row", np.arange(len(chosen)))
+        tables[-1].insert(0, "part", part)
+    with atomic_path(out_dir / "mitbih_rows.csv") as path:
+        pd.concat(tables).to_csv(path, index=False)
+    counts = zip(AAMI_CLASSES, np.bincount(labels, minlength=len(AAMI_CLASSES)))
+    counts = ", ".join(f"{name} {count:,}" for name, count in counts)
+    line = f"{len(beats):,} rows of {len(names) - len(skipped)} records: {counts}; "
     line += f"in {out_dir}, {time.perf_counter() - start:.0f} s"
     if late:
         line += f"; annotations after the end of their recording, left out: {late}"
@@ -598,6 +594,12 @@ def _divided(labels, test_fraction, rng):
         "train": rng.permutation(np.flatnonzero(~test)),
         "test": rng.permutation(np.flatnonzero(test)),
     }
+
+
+def write_beats_csv(path, x, y):
+    """Write beats (n, 187) and their class numbers (n,) in the form of the Kaggle files."""
+    with atomic_path(path) as part:
+        np.savetxt(part, np.column_stack([x, y]), fmt="%.18e", delimiter=",")
 
 
 def cut_beats(recording):
