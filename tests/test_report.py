@@ -1,5 +1,6 @@
 import csv
 import html.parser
+import io
 import json
 import pathlib
 import re
@@ -13,7 +14,16 @@ from conftest import toy_dataset
 
 from ecg_keras.metrics import evaluate
 from ecg_keras.plots import plot_signal, png
-from ecg_keras.report import Report, peak_rss_mb, record_result, results_table, write_report
+from ecg_keras.report import (
+    Report,
+    device,
+    families_table,
+    peak_rss_mb,
+    record_result,
+    results_table,
+    versions,
+    write_report,
+)
 from ecg_keras.spectrograms import to_spectrograms
 
 pytestmark = pytest.mark.numeric
@@ -337,6 +347,119 @@ def test_results_are_means_over_runs_and_rows_are_replaced(tmp_path):
         record_result(file, [tmp_path / "none"], protocol="A", command="")
     with pytest.raises(ValueError, match="absent"):
         results_table(tmp_path / "none.csv")
+
+
+def stored(folder, models):
+    """A results.csv with one row per (protocol, model)."""
+    for i, (protocol, model) in enumerate(models):
+        figures = {"accuracy": 0.9, "majority_accuracy": 0.7, "macro_f1": 0.5, "n": 10}
+        figures["macro_auc"] = 0.8 + i / 100
+        numbers = {"model": model, "n_parameters": 1000 * (i + 1), "test": figures}
+        run = folder / str(i)
+        run.mkdir()
+        (run / "report.json").write_text(json.dumps(numbers))
+        record_result(folder / "results.csv", [run], protocol=protocol, command="")
+    return folder / "results.csv"
+
+
+def test_every_family_has_a_line_and_its_presets_below(tmp_path):
+    families = [
+        {"name": "net", "input": "signal", "idea": "A net: of knots.", "source": "own, with care"},
+        {"name": "tree", "input": "beat", "idea": "Trees.", "source": "A, B and C 2006, Forests"},
+        {"name": "new", "input": "image", "idea": "New, shiny.", "source": "A and B 2015, ICLR"},
+    ]
+    beats, records = "MIT-BIH CSV, patients mixed", "PTB-XL at 100 Hz"
+    path = stored(
+        tmp_path, [(beats, "net"), (records, "net"), (records, "tree"), (beats, "net_fast")]
+    )
+    assert families_table(families, path).splitlines()[2:] == [
+        "| `net` | signal | A net (own) | 1,000 | 90.00 %, 0.500 | 0.810 |",
+        "| `net_fast` |  | preset of `net` | 4,000 | 90.00 %, 0.500 | - |",
+        "| `tree` | beat | Trees (A et al. 2006) | 3,000 | - | 0.820 |",
+        "| `new` | image | New (A & B 2015) | - | - | - |",
+    ]
+
+
+def test_the_table_of_the_real_families_fits_a_line():
+    from ecg_keras.models import MODELS, families
+
+    table = families_table(families(), pathlib.Path(__file__).parents[1] / "outputs/results.csv")
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 120
+    named = [line.split("`")[1] for line in lines[2:]]
+    assert set(named) == {*MODELS, "resnet1d_fast", "hybrid_best"}
+
+
+def test_results_go_through_the_file_unchanged(tmp_path):
+    text = 'protocol,model,repeats,n,note\nA,"a, ""b""",seeds,1,007\nB,NA,seeds,2,\n'
+    file = tmp_path / "results.csv"
+    file.write_text(text)
+    stored(tmp_path, [("C", "m")])
+    written = file.read_text().splitlines()
+    assert written[0].startswith("protocol,model,repeats,n,note,synthetic,accuracy,")
+    for old, new in zip(text.splitlines()[1:], written[1:]):
+        assert new.startswith(old) and set(new.removeprefix(old)) == {","}
+
+
+def test_csv_files_are_those_of_the_csv_module(tmp_path):
+    classes = ('a "quoted" one', "comma, in it", "NA")
+    test = toy_dataset(n=60, patients=True).replace(classes=classes)
+    p = guesses(test)
+    numbers = numbers_of(test, test, test, {"val": p, "test": p})
+    history = [
+        {"epoch": 1, "loss": 0.1, "val_loss": None, "good": True},
+        {"epoch": 2, "loss": np.float32(0.1), "val_loss": 1e-7, "more": 3},
+    ]
+    write_report(tmp_path, numbers, test=test, history=history, probabilities={"test": p})
+    with open(tmp_path / "history.csv", newline="") as file:
+        written = file.read()
+    names = ["epoch", "loss", "val_loss", "good", "more"]
+    assert written == as_csv([names, *([row.get(name) for name in names] for row in history)])
+    names = ["row", "true", "predicted", *(f"p_{name}" for name in classes), "patient"]
+    rows = [
+        [i, classes[y], classes[scores.argmax()], *map("{:.8g}".format, scores), patient]
+        for i, (y, scores, patient) in enumerate(zip(test.y, p, test.patients))
+    ]
+    assert (tmp_path / "predictions.csv").read_bytes() == as_csv([names, *rows]).encode()
+
+
+def as_csv(rows):
+    """Rows as Python's own module writes them."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def test_a_notebook_shows_the_figures_of_the_page(signals_run):
+    shown = signals_run._repr_html_()
+    assert shown.count("<tr>") == 7 and str(signals_run.page) in shown
+    assert f"{100 * signals_run['test']['accuracy']:.1f} %" in shown
+    table = shown[shown.index("<table>") :]
+    assert table in signals_run.page.read_text()
+    assert repr(signals_run) == f"<Report: {signals_run.summary()}>"
+
+
+def test_what_a_run_was_made_on_is_said():
+    assert versions()["numpy"] == np.__version__ and "python" in versions()
+    assert device() and peak_rss_mb() > 10
+
+
+def test_explanations_are_written_when_the_folder_is_finished(tmp_path):
+    test = toy_dataset(n=60)
+    p = guesses(test)
+    numbers = numbers_of(test, test, test, {"val": p, "test": p})
+    seen = []
+
+    def explain():
+        seen.append((tmp_path / "report.html").read_text())
+        return "Why", "<p>Because.</p>", {"why": (b"PNG", "The reason.")}
+
+    report = write_report(tmp_path, numbers, test=test, probabilities={"test": p}, explain=explain)
+    assert "explanations were not finished" in seen[0] and "<p>Because.</p>" not in seen[0]
+    page = report.page.read_text()
+    assert "<p>Because.</p>" in page and "The reason." in page and "not finished" not in page
+    assert (tmp_path / "why.png").read_bytes() == b"PNG"
+    assert json.loads((tmp_path / "report.json").read_text())["seconds"]["explain"] >= 0
 
 
 def test_report_is_a_dict_that_knows_its_folder():

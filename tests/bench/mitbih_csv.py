@@ -2,9 +2,10 @@
 
     python tests/bench/mitbih_csv.py DIR [--seeds 0 1 2] [--rows N]
 
-Each run is a process of its own with an empty cache, measured from outside: wall time from start to end, imports and
-report included, and the process's peak resident memory. Figures go to outputs/mitbih_csv/: recipe.json, a
-folder with report.json and history.csv per seed, and comparison.json with the command, the commit and the machine.
+Each run is a process of its own with an empty cache, measured from outside: wall time from start
+to end, imports and report included, and the process's peak resident memory. Figures go to
+outputs/mitbih_csv/: recipe.json, a folder with report.json and history.csv per seed, and
+comparison.json with the command, the commit and the machine.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -49,7 +51,7 @@ def four_calls(directory, out_dir, *, seed, model, balance, epochs):
 
 
 def subset(directory, rows):
-    """Copy every k-th line of both files into a new folder, about `rows` of train and a quarter of that of test."""
+    """A folder with every k-th line of both files: about `rows` of train, a quarter of test."""
     folder = pathlib.Path(tempfile.mkdtemp())
     for name, n in (("mitbih_train.csv", rows), ("mitbih_test.csv", rows // 4)):
         lines = (pathlib.Path(directory) / name).read_text().splitlines(keepends=True)
@@ -59,73 +61,56 @@ def subset(directory, rows):
 
 def compare(options):
     """Run both, store and print their figures."""
-    out = options.out
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = ROOT / "outputs" / "scratch" / out.name
-    data = (
-        subset(options.data, options.rows) if options.rows else pathlib.Path(options.data).resolve()
-    )
-    here = str(pathlib.Path(__file__).resolve())
-
-    recipe = None
-    if options.only != "package":
-        command = [
-            sys.executable,
-            str(ROOT / "tests/bench/seed_recipe.py"),
-            str(data),
-            "--out",
-            str(out / "recipe.json"),
-        ]
-        command += ["--epochs", str(options.recipe_epochs)]
-        seconds, rss_mb = measured(command)
-        recipe = {
-            **json.loads((out / "recipe.json").read_text()),
-            "wall_s": seconds,
-            "peak_rss_mb": rss_mb,
-        }
-        (out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
-        show("recipe", recipe)
-
-    runs = []
-    for seed in options.seeds if options.only != "recipe" else ():
-        folder = scratch / f"seed{seed}"
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [
-            sys.executable,
-            here,
-            str(data),
-            "--four-calls",
-            str(folder),
-            "--seeds",
-            str(seed),
-        ]
-        command += ["--model", options.model]
-        command += [] if options.balance is None else ["--balance", options.balance]
-        command += [] if options.epochs is None else ["--epochs", str(options.epochs)]
-        seconds, rss_mb = measured(command)
-        report = json.loads((folder / "report.json").read_text())
-        (out / f"seed{seed}").mkdir(exist_ok=True)
-        for name in ("report.json", "history.csv"):
-            shutil.copy(folder / name, out / f"seed{seed}" / name)
-        figures = {
-            name: report["test"][name] for name in ("accuracy", "macro_f1", "majority_accuracy")
-        }
-        runs.append({"seed": seed, **figures, "wall_s": seconds, "peak_rss_mb": rss_mb})
-        show(f"package, seed {seed}", runs[-1])
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = pathlib.Path(options.data).resolve()
+    data = str(subset(data, options.rows) if options.rows else data)
+    seeds = options.seeds if options.only != "recipe" else ()
+    recipe = run_recipe(data, options) if options.only != "package" else None
+    runs = [run_package(data, seed, options) for seed in seeds]
 
     result = {"recipe": recipe, "package": runs, "package_mean": means(runs), "machine": machine()}
     arguments = ["DIR" if argument == options.data else argument for argument in sys.argv[1:]]
     result["command"] = " ".join(["python tests/bench/mitbih_csv.py", *arguments])
     if recipe and runs:
-        result["share_of_wall_time"] = result["package_mean"]["wall_s"]["mean"] / recipe["wall_s"]
-        result["share_of_memory"] = (
-            result["package_mean"]["peak_rss_mb"]["mean"] / recipe["peak_rss_mb"]
-        )
+        share = lambda name: result["package_mean"][name]["mean"] / recipe[name]
+        result["share_of_wall_time"] = share("wall_s")
+        result["share_of_memory"] = share("peak_rss_mb")
         print(
-            f"The package took {100 * result['share_of_wall_time']:.1f} % of the recipe's wall time "
-            f"and {100 * result['share_of_memory']:.1f} % of its peak memory."
+            f"The package took {100 * share('wall_s'):.1f} % of the recipe's wall time "
+            f"and {100 * share('peak_rss_mb'):.1f} % of its peak memory."
         )
-    (out / "comparison.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / "comparison.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def run_recipe(data, options):
+    """The notebook recipe: its figures, wall time and memory, also in recipe.json."""
+    file = options.out / "recipe.json"
+    command = [sys.executable, str(ROOT / "tests/bench/seed_recipe.py"), data, "--out", str(file)]
+    seconds, rss_mb = measured([*command, "--epochs", str(options.recipe_epochs)])
+    recipe = {**json.loads(file.read_text()), "wall_s": seconds, "peak_rss_mb": rss_mb}
+    file.write_text(json.dumps(recipe, indent=1) + "\n")
+    show("recipe", recipe)
+    return recipe
+
+
+def run_package(data, seed, options):
+    """The package's four calls with one seed: figures, wall time and memory; keeps its report."""
+    folder = ROOT / "outputs" / "scratch" / options.out.name / f"seed{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, str(pathlib.Path(__file__).resolve()), data]
+    command += ["--four-calls", str(folder), "--seeds", str(seed), "--model", options.model]
+    command += [] if options.balance is None else ["--balance", options.balance]
+    command += [] if options.epochs is None else ["--epochs", str(options.epochs)]
+    seconds, rss_mb = measured(command)
+    kept = options.out / f"seed{seed}"
+    kept.mkdir(exist_ok=True)
+    for name in ("report.json", "history.csv"):
+        shutil.copy(folder / name, kept / name)
+    test = json.loads((folder / "report.json").read_text())["test"]
+    figures = {name: test[name] for name in ("accuracy", "macro_f1", "majority_accuracy")}
+    run = {"seed": seed, **figures, "wall_s": seconds, "peak_rss_mb": rss_mb}
+    show(f"package, seed {seed}", run)
+    return run
 
 
 def means(runs):
@@ -147,16 +132,12 @@ def machine():
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
-    from importlib.metadata import version
-
+    names = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "platform": platform.platform(),
         "commit": commit,
-        "versions": {
-            name: version(name)
-            for name in ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
-        },
+        "versions": {name: version(name) for name in names},
     }
 
 
