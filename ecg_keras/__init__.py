@@ -15,7 +15,7 @@ import sys
 import lazy_loader
 import wrapt
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
