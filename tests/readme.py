@@ -46,7 +46,7 @@ def with_parts(text):
     for name, part in (("families", table), ("map", module_map())):
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(
-            pattern, lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}", text, flags=re.S
+            pattern, lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text, flags=re.S
         )
     return text
 
