@@ -2,9 +2,9 @@
 
 Conventions
 -----------
-The script is ``kaggle_kernel.py`` with the package in front of it, as a zip in base64. Run or pasted alone it
-unpacks the package into a temporary folder, puts that on the import path and goes on as the kernel does. The same
-package gives the same bytes.
+The script is ``kaggle_kernel.py`` with the package in front of it, as a zip in base64. Run or
+pasted alone it unpacks the package into a temporary folder, puts that on the import path and goes
+on as the kernel does. The same package gives the same bytes.
 """
 
 import base64
@@ -17,7 +17,7 @@ import zipfile
 from ecg_keras.storage import write_json, write_text
 
 _MOST_BYTES = 1_000_000  # Kaggle refuses larger sources
-_HEAD = '''"""ecg_keras {version} and its Kaggle kernel in one file; written by `ecg-keras bundle`."""
+_HEAD = '''"""ecg_keras {version} and its Kaggle kernel, written by `ecg-keras bundle`."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ zipfile.ZipFile(io.BytesIO(base64.b64decode(_PACKAGE))).extractall(sys.path[0])
 
 
 def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras MIT BIH"):
-    """Write the package and the kernel as one script, and the metadata that Kaggle's command line pushes it with.
+    """Write the package and the kernel as one script, and the metadata for Kaggle's command line.
 
     Shipped weights are left out: the kernel trains, and needs none.
 
@@ -58,7 +58,8 @@ def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras M
     Raises
     ------
     ValueError
-        If the kernel's source is not beside the package, `title` has no letters, or the script exceeds 1 MB.
+        If the kernel's source is not beside the package, `title` has no letters, or the script
+        exceeds 1 MB.
 
     Examples
     --------
@@ -82,7 +83,7 @@ def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras M
     script = _HEAD.format(version=__version__, package=package) + kernel.read_text(encoding="utf-8")
     if len(script) > _MOST_BYTES:
         raise ValueError(
-            f"the bundle would have {len(script):,} bytes, more than the {_MOST_BYTES:,} that Kaggle takes."
+            f"the bundle would have {len(script):,} bytes; Kaggle takes {_MOST_BYTES:,} at most."
         )
     out_dir = pathlib.Path(out_dir)
     write_text(out_dir / "ecg_keras_bundle.py", script)

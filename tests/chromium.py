@@ -16,17 +16,20 @@ import tempfile
 import pytest
 
 _FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr --virtual-time-budget=5000"
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync --hide-scrollbars "
+    "--enable-logging=stderr --virtual-time-budget=5000"
 ).split()
 
 _LEAST_WIDTH = 500  # pixels; Chromium makes no narrower window
 
 _FIRST = """<script>
 window.__errors = [];
-addEventListener('error', e => __errors.push(e.message || 'failed to load ' + String(e.target.src || e.target.href).slice(0, 200)), true);
+addEventListener('error', e => __errors.push(
+  e.message || 'failed to load ' + String(e.target.src || e.target.href).slice(0, 200)), true);
 addEventListener('unhandledrejection', e => __errors.push('unhandled rejection: ' + e.reason));
-const __error = console.error; console.error = (...a) => { __errors.push(a.join(' ')); __error(...a); };
+const __error = console.error;
+console.error = (...a) => { __errors.push(a.join(' ')); __error(...a); };
 </script>"""
 
 _LAST = """<script>
@@ -35,14 +38,17 @@ addEventListener('load', () => setTimeout(() => {
     title: document.title,
     headings: [...document.querySelectorAll('h1, h2, h3')].map(h => h.textContent),
     sections: [...document.querySelectorAll('section[id]')].map(s => s.id),
-    images: [...document.images].map(i => ({alt: i.alt, width: i.naturalWidth, shown: i.getBoundingClientRect().width})),
-    requests: performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith('data:')),
+    images: [...document.images].map(i => (
+      {alt: i.alt, width: i.naturalWidth, shown: i.getBoundingClientRect().width})),
+    requests: performance.getEntriesByType('resource').map(r => r.name)
+      .filter(n => !n.startsWith('data:')),
     overflow: document.documentElement.scrollWidth - innerWidth,
     width: innerWidth,
     text: document.body.innerText,
     errors: __errors,
   };
-  const out = document.createElement('pre'); out.id = '__seen'; out.textContent = JSON.stringify(seen);
+  const out = document.createElement('pre');
+  out.id = '__seen'; out.textContent = JSON.stringify(seen);
   top.document.body.append(out);
 }, SETTLE));
 </script>"""
@@ -51,9 +57,10 @@ addEventListener('load', () => setTimeout(() => {
 def open_page(path, *, width=1200, height=900, settle_ms=200):
     """Open an HTML file and return what was seen.
 
-    Returns a dict: ``title, headings, sections`` (ids), ``images`` (alt, natural width, shown width),
-    ``failed_images`` (their alt), ``requests`` (addresses fetched), ``overflow`` (pixels that the page is wider
-    than the window), ``text`` (as a visitor reads it) and ``errors`` (of scripts, of the console, of loading).
+    Returns a dict: ``title, headings, sections`` (ids), ``images`` (alt, natural width, shown
+    width), ``failed_images`` (their alt), ``requests`` (addresses fetched), ``overflow`` (pixels
+    that the page is wider than the window), ``text`` (as a visitor reads it) and ``errors`` (of
+    scripts, of the console, of loading).
     Skips the test where there is no Chromium.
     """
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
@@ -67,7 +74,8 @@ def open_page(path, *, width=1200, height=900, settle_ms=200):
     before, after = watched.rsplit("</body>", 1)
     watched = before + _LAST.replace("SETTLE", str(settle_ms)) + "</body>" + after
     if width < _LEAST_WIDTH:  # of a window; a frame may be as narrow as a phone
-        frame = f'<iframe style="width:{width}px;height:{height}px;border:0" srcdoc="{html.escape(watched)}"></iframe>'
+        style = f"width:{width}px;height:{height}px;border:0"
+        frame = f'<iframe style="{style}" srcdoc="{html.escape(watched)}"></iframe>'
         watched = f"<!doctype html><html><body>{frame}</body></html>"
     copy = path.with_name(f".watched-{path.name}")
     copy.write_text(watched, encoding="utf-8")

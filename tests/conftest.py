@@ -14,7 +14,7 @@ os.environ["ECG_KERAS_CACHE"] = _cache.name
 
 
 def real_data(name):
-    """The folder `name` of the real data, or skip: ECG_KERAS_REAL_DATA, else shared/data beside the checkout."""
+    """A folder of real data, or skip: ECG_KERAS_REAL_DATA, else shared/data beside the checkout."""
     root = os.environ.get("ECG_KERAS_REAL_DATA")
     root = pathlib.Path(root) if root else pathlib.Path(__file__).parents[2] / "shared" / "data"
     if not (root / name).is_dir():

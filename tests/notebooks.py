@@ -1,4 +1,4 @@
-"""Run code as the single cell of a notebook, in this environment or in one that lacks the package."""
+"""Run code as the single cell of a notebook, here or where the package is not installed."""
 
 import json
 import os
@@ -10,14 +10,16 @@ import pytest
 
 
 def bare_python(folder):
-    """A Python that has everything installed here but ecg_keras: a virtual environment on top of this one.
+    """A Python with everything installed here but ecg_keras: an environment on top of this one.
 
-    The .pth file of an editable install is read only in the environment it lies in, so the package is not seen.
+    The .pth file of an editable install is read only in the environment it lies in, so the package
+    is not seen.
     """
     for kind in ("purelib", "platlib"):
         if os.path.isdir(os.path.join(sysconfig.get_path(kind), "ecg_keras")):
             pytest.skip(
-                "ecg_keras is installed as a copy; install it with -e to test an environment without it"
+                "ecg_keras is installed as a copy; install it with -e to test an environment "
+                "without it"
             )
     venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     python = folder / "bin" / "python"
@@ -29,7 +31,7 @@ def bare_python(folder):
 
 
 def environment(folder, **variables):
-    """Environment variables of a fresh session: none of ours but those given, caches in `folder`."""
+    """Environment variables of a fresh session: ours only as given, caches in `folder`."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -24,8 +24,10 @@ def demo(tmp_path_factory):
 def test_train_then_evaluate(demo, tmp_path, capsys):
     run, again = tmp_path / "run", tmp_path / "again"
     words = ["--source", "mitbih-csv", "--data", str(demo)]
-    assert main(["train", *words, "--model", "cnn2d", "--out", str(run), "--epochs", "1", "--balance", "class_weight",
-                 "--seed", "3", "--set", "filters=(4, 8)", "--set", "val_fraction=0.2", "--set", "batch_size=32"]) == 0  # fmt: skip
+    given = ["--model", "cnn2d", "--epochs", "1", "--balance", "class_weight", "--seed", "3"]
+    for option in ("filters=(4, 8)", "val_fraction=0.2", "batch_size=32"):
+        given += ["--set", option]
+    assert main(["train", *words, "--out", str(run), *given]) == 0
     report = json.loads((run / "report.json").read_text())
     assert (
         report["seed"] == 3
@@ -143,7 +145,8 @@ def test_demo_writes_both_files(tmp_path):
 
 def test_import_is_light_and_says_nothing():
     code = (
-        "import sys, ecg_keras; heavy = {'tensorflow', 'keras', 'jax', 'torch', 'matplotlib', 'pandas', 'sklearn'};"
+        "import sys, ecg_keras; heavy = {'tensorflow', 'keras', 'jax', 'torch', 'matplotlib', "
+        "'pandas', 'sklearn'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

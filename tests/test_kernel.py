@@ -1,4 +1,4 @@
-"""The Kaggle kernel works pasted into a notebook, and finds the package without replacing anything."""
+"""The Kaggle kernel works pasted into a notebook, and finds the package without harm."""
 
 import json
 import pathlib
@@ -68,7 +68,10 @@ def bare(tmp_path_factory):
 
 def _found(python, folder, **variables):
     """Where find_package() found the package, in a session with these inputs."""
-    code = f"import runpy; runpy.run_path({str(KERNEL)!r})['find_package'](); import ecg_keras; print(ecg_keras.__file__)"
+    code = (
+        f"import runpy; runpy.run_path({str(KERNEL)!r})['find_package'](); "
+        "import ecg_keras; print(ecg_keras.__file__)"
+    )
     done = subprocess.run(
         [python, "-c", code],
         cwd=folder,
@@ -151,7 +154,8 @@ def _write_wheel(path, files, requires=None):
     info = f"{name}-{version}.dist-info"
     files = files | {
         f"{info}/METADATA": "\n".join(lines) + "\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\n"
+        "Root-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{file},,\n" for file in files) + f"{info}/RECORD,,\n"
     with zipfile.ZipFile(path, "w") as archive:

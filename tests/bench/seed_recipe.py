@@ -1,7 +1,8 @@
-"""The notebook recipe for the Kaggle 'heartbeat' files, written as such notebooks write it, to measure against.
+"""The notebook recipe for the Kaggle 'heartbeat' files, as notebooks write it, to measure against.
 
-Standardise, SMOTE, one `scipy.signal.spectrogram` call per beat, all images in memory, a 2D CNN of four convolution
-blocks, AdamW, 10 epochs of plain `fit`. It does not use ecg_keras, and is slow and heavy on purpose.
+Standardise, SMOTE, one `scipy.signal.spectrogram` call per beat, all images in memory, a 2D CNN of
+four convolution blocks, AdamW, 10 epochs of plain `fit`. It does not use ecg_keras, and is slow and
+heavy on purpose.
 
     python tests/bench/seed_recipe.py DIR [--epochs 10 --seed 0 --out FILE]
 """
@@ -32,7 +33,7 @@ def spectrogram_images(signals):
 
 
 def build_cnn(shape, n_classes):
-    """Four blocks of convolution, batch normalisation, pooling and dropout; global average pooling; dense layers."""
+    """Four blocks of convolution, normalisation, pooling and dropout, then dense layers."""
     from keras import Sequential, layers
 
     model = Sequential([layers.Input(shape)])

@@ -3,9 +3,10 @@
     python tests/bench/unchanged.py record FILE --heartbeat DIR --mitdb DIR --ptbxl DIR
     python tests/bench/unchanged.py compare FILE --heartbeat DIR --mitdb DIR --ptbxl DIR
 
-`record` is run at the commit before a change, `compare` at the one after it, on the same machine with the same
-versions. Each network is trained for two epochs with seed 0 on real data; what is recorded is the SHA-256 of its
-weights and of predictions.csv, and the test figures. Only public names that both commits have are used.
+`record` is run at the commit before a change, `compare` at the one after it, on the same machine
+with the same versions. Each network is trained for two epochs with seed 0 on real data; what is
+recorded is the SHA-256 of its weights and of predictions.csv, and the test figures. Only public
+names that both commits have are used.
 """
 
 import argparse
