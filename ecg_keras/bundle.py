@@ -113,9 +113,8 @@ def _zipped(folder):
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in sorted(folder.rglob("*")):
             if path.suffix in (".py", ".pyi", ".css", ".jinja") and "__pycache__" not in path.parts:
-                entry = zipfile.ZipInfo(
-                    f"ecg_keras/{path.relative_to(folder).as_posix()}"
-                )  # dated 1980: same bytes
+                # dated 1980, so the same package gives the same bytes
+                entry = zipfile.ZipInfo(f"ecg_keras/{path.relative_to(folder).as_posix()}")
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, path.read_bytes())
     return memory.getvalue()
