@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
+from scipy.special import expit, softmax
 from sklearn import metrics as reference
 
-from ecg_keras.metrics import choose_thresholds, evaluate, macro_auc, macro_f1, paired_bootstrap
+from ecg_keras.metrics import (
+    auc_scores,
+    bootstrap,
+    choose_thresholds,
+    difference,
+    evaluate,
+    macro_auc,
+    macro_f1,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -12,16 +21,14 @@ def predictions(n=600, n_classes=4, skill=1.5, seed=0):
     rng = np.random.default_rng(seed)
     y = rng.choice(n_classes, n, p=np.r_[np.full(n_classes - 1, 0.95 / (n_classes - 1)), 0.05])
     logits = rng.normal(size=(n, n_classes)) + skill * np.eye(n_classes)[y]
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return y, np.round(p, 3) + (
-        1 - np.round(p, 3).sum(axis=1, keepdims=True)
-    ) / n_classes  # with ties
+    p = np.round(softmax(logits, axis=1), 3)  # with ties
+    return y, p + (1 - p.sum(axis=1, keepdims=True)) / n_classes
 
 
 def multi_label(n=500, n_classes=3, seed=1):
     rng = np.random.default_rng(seed)
     y = (rng.random((n, n_classes)) < [0.5, 0.2, 0.05]).astype(int)
-    return y, np.round(1 / (1 + np.exp(-(rng.normal(size=y.shape) + 2 * y - 1))), 2)
+    return y, np.round(expit(rng.normal(size=y.shape) + 2 * y - 1), 2)
 
 
 def test_single_label_figures_agree_with_scikit_learn():
@@ -33,12 +40,16 @@ def test_single_label_figures_agree_with_scikit_learn():
         np.mean([reference.roc_auc_score(y == i, p[:, i]) for i in range(4)])
     )
     assert result["confusion"] == reference.confusion_matrix(y, guess).tolist()
-    precision, recall, f1, support = reference.precision_recall_fscore_support(y, guess)
+    theirs = reference.classification_report(y, guess, target_names=list("abcd"), output_dict=True)
     for i, name in enumerate("abcd"):
         row = result["per_class"][name]
-        assert [row["precision"], row["recall"], row["f1"], row["support"]] == pytest.approx(
-            [precision[i], recall[i], f1[i], support[i]]
-        )
+        for ours, key in (
+            ("precision",) * 2,
+            ("recall",) * 2,
+            ("f1", "f1-score"),
+            ("support",) * 2,
+        ):
+            assert row[ours] == pytest.approx(theirs[name][key])
         assert row["specificity"] == pytest.approx(reference.recall_score(y != i, guess != i))
     assert result["majority_accuracy"] == np.bincount(y).max() / len(y)
     assert macro_f1(y, p) == macro_f1(y, guess) == pytest.approx(result["macro_f1"])
@@ -118,6 +129,16 @@ def test_interval_of_auc_agrees_with_resampling_by_hand():
     )
 
 
+def test_weighted_auc_agrees_with_scikit_learn():
+    y, p = predictions(n=200)
+    weights = np.random.default_rng(0).poisson(1, (200, 3)).astype(np.float32)
+    ours = auc_scores(np.eye(4, dtype=bool)[y], p, weights)
+    for i in range(4):
+        for draw in range(3):
+            theirs = reference.roc_auc_score(y == i, p[:, i], sample_weight=weights[:, draw])
+            assert ours[i, draw] == pytest.approx(theirs, abs=1e-6)  # sums are float32
+
+
 def test_patients_who_differ_widen_the_interval():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(20), 50)
@@ -138,6 +159,19 @@ def test_one_patient_gives_no_interval():
         "macro_f1": None,
         "macro_auc": None,
     }
+
+
+def test_without_draws_there_is_no_p():
+    y, p = predictions(n=50)
+    once = bootstrap(y, p, patients=["x"] * 50)
+    row = difference(once, once)["accuracy"]
+    assert row == {"difference": 0.0, "ci95": None, "p": None}
+
+
+def test_few_patients_are_told():
+    y, p = predictions(n=60)
+    result = evaluate(y, p, "abcd", patients=np.arange(60) % 3, n_boot=20)
+    assert "intervals rest on 3 patients only; read them with care." in result["notes"]
 
 
 def test_same_seed_same_intervals():
@@ -176,13 +210,12 @@ def test_aami_block_only_for_aami_classes():
     )
 
 
-def test_chosen_thresholds_are_the_best_of_a_fine_grid():
+def test_no_threshold_has_a_higher_f1_than_the_chosen_one():
     y, p = multi_label()
     chosen = choose_thresholds(y, p)
     for i in range(3):
-        best = max(
-            reference.f1_score(y[:, i], p[:, i] >= t) for t in np.linspace(0.005, 0.995, 100)
-        )
+        precision, recall, _ = reference.precision_recall_curve(y[:, i], p[:, i])
+        best = np.nanmax(2 * precision * recall / np.maximum(precision + recall, 1e-9))
         assert reference.f1_score(y[:, i], p[:, i] >= chosen[i]) == pytest.approx(best)
     assert choose_thresholds([[0], [0]], [[0.2], [0.7]]) == [0.5]
 
@@ -200,9 +233,9 @@ def test_paired_bootstrap_sees_a_difference_that_single_intervals_hide():
     better[wrong] = np.eye(4)[y[wrong]]
     a, b = evaluate(y, p, "abcd"), evaluate(y, better, "abcd")
     assert b["ci95"]["accuracy"][0] < a["ci95"]["accuracy"][1]  # they overlap
-    row = paired_bootstrap(y, p, better)["accuracy"]
+    row = difference(bootstrap(y, p), bootstrap(y, better))["accuracy"]
     assert row["difference"] == pytest.approx(30 / 1500) and row["ci95"][0] > 0 and row["p"] < 0.01
-    same = paired_bootstrap(y, p, p)["macro_f1"]
+    same = difference(bootstrap(y, p), bootstrap(y, p))["macro_f1"]
     assert same["difference"] == 0 and same["ci95"] == [0, 0] and same["p"] == 1
 
 
@@ -217,9 +250,16 @@ def test_paired_bootstrap_sees_a_difference_that_single_intervals_hide():
         ([0, 1], [[0.9, 0.9]] * 2, {}, "sum to 1"),
         ([0, 1], [[0.5, 0.5]] * 2, {"thresholds": [0.5, 0.5]}, "multi-label"),
         ([[0, 1]], [[0.5, 0.5]], {"thresholds": [0.5]}, "one per class"),
-        ([0, 1], [[0.5, 0.5]] * 2, {"patients": ["a"]}, "each of the 2 rows"),
+        ([0, 1], [[0.5, 0.5]] * 2, {"patients": ["a"]}, "patients must .* each of the 2 rows"),
     ],
 )
 def test_wrong_input_is_refused(y, p, options, words):
     with pytest.raises(ValueError, match=words):
         evaluate(y, p, "ab", **options)
+
+
+def test_thresholds_need_a_probability_for_every_label():
+    with pytest.raises(ValueError, match=r"\(n, classes\), got \(2,\) and \(2, 1\)"):
+        choose_thresholds([0, 1], [[0.5], [0.5]])
+    with pytest.raises(ValueError, match="records must name one for each of the 3 rows"):
+        evaluate([0, 1, 2], np.eye(3), "NSV", records=["a"])

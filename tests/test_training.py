@@ -1,3 +1,5 @@
+import dataclasses
+import inspect
 import json
 import os
 import pathlib
@@ -33,17 +35,22 @@ def small(like, seed=0):
     return build_model("cnn2d", like=like, filters=(8, 16), dropout=0.1)
 
 
-def test_a_run_learns_and_leaves_every_file(tmp_path):
-    train, val, test = parts()
-    report = fit_and_report(
-        small(train), train, val, test, out_dir=tmp_path, epochs=8, batch_size=16, progress=False
-    )
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run and its report, for tests that only read it."""
+    folder, (train, val, test) = tmp_path_factory.mktemp("run"), parts()
+    options = {"epochs": 8, "batch_size": 16, "progress": False}
+    return folder, fit_and_report(small(train), train, val, test, out_dir=folder, **options)
+
+
+def test_a_run_learns_and_leaves_every_file(run):
+    folder, report = run
     assert report["test"]["accuracy"] > 0.8 > report["test"]["majority_accuracy"]
-    assert {file.name for file in tmp_path.iterdir()} >= FILES
-    assert not (tmp_path / "checkpoint").exists()
-    written = json.loads((tmp_path / "report.json").read_text())
-    for key in ("task", "source", "synthetic", "model", "n_parameters", "classes", "seed", "backend", "device", "versions",
-                "seconds", "peak_rss_mb", "epochs_run", "test", "val"):  # fmt: skip
+    assert {file.name for file in folder.iterdir()} >= FILES
+    assert not (folder / "checkpoint").exists()
+    written = json.loads((folder / "report.json").read_text())
+    known = "task source synthetic model n_parameters classes seed backend device versions seconds"
+    for key in (*known.split(), "peak_rss_mb", "epochs_run", "test", "val"):
         assert written[key] not in (None, ""), key
     assert set(written["seconds"]) >= {"load", "transform", "fit", "evaluate"}
     assert written["test"]["n"] == 60 and written["epochs_run"] == 8
@@ -67,20 +74,20 @@ def test_images_and_standardised_signals_are_served_raw(tmp_path):
     )
 
 
-def test_evaluating_the_saved_file_gives_the_reported_figures(tmp_path):
-    train, val, test = parts()
-    report = fit_and_report(
-        small(train), train, val, test, out_dir=tmp_path / "a", epochs=2, progress=False
-    )
-    again = evaluate_and_report(tmp_path / "a" / "model.keras", test, out_dir=tmp_path / "b")
+def test_evaluating_the_saved_file_gives_the_reported_figures(run, tmp_path):
+    folder, report = run
+    test = parts()[2]
+    again = evaluate_and_report(folder / "model.keras", test, out_dir=tmp_path / "b")
     assert again["test"]["confusion"] == report["test"]["confusion"]
-    assert (tmp_path / "b" / "report.html").exists()
-    with pytest.raises(
-        ValueError, match="the data set has fs 100.0, the model was trained with 125.0"
-    ):
-        evaluate_and_report(
-            tmp_path / "a" / "model.keras", test.replace(fs=100), out_dir=tmp_path / "c"
-        )
+    assert (tmp_path / "b" / "report.html").exists() and again["model_file"] == "model.keras"
+    model = load_model(folder / "model.keras")
+    assert evaluate_and_report(model, test, out_dir=tmp_path / "c")["test"] == again["test"]
+    other = "the data set has fs 100.0, the model was trained with 125.0"
+    with pytest.raises(ValueError, match=other):
+        evaluate_and_report(model, test.replace(fs=100), out_dir=tmp_path / "d")
+    with pytest.raises(ValueError, match="carries no card; give one that fit_and_report saved"):
+        evaluate_and_report(small(test), test, out_dir=tmp_path / "d")
+    assert not (tmp_path / "d").exists()
 
 
 def test_multi_label_thresholds_come_from_val_and_travel(tmp_path):
@@ -122,15 +129,155 @@ def test_every_way_of_balancing_trains(tmp_path, method):
     assert report["settings"]["balance"] == method
 
 
+def tiny(like):
+    """A network of a few weights, for trainings whose figures do not matter."""
+    keras.utils.set_random_seed(0)
+    return build_model("cnn1d", like=like, filters=(2,), dropout=0.0)
+
+
+def fit_tiny(folder, *, model=None, train=None, **options):
+    """A short training; returns the network and its epochs."""
+    model = model or tiny(parts()[0])
+    train, val = train or parts()[0], parts()[1]
+    return model, fit(model, train, val, folder=folder, batch_size=16, progress=False, **options)
+
+
+def told(monkeypatch, figures):
+    """Make the validation say these figures, one an epoch."""
+    values = iter(figures)
+    known = {"val_loss": 1.0, "val_macro_auc": 0.5}
+    monkeypatch.setattr(Epochs, "_validated", lambda self: known | {"val_macro_f1": next(values)})
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 0.5, 1.5])
+def test_cosine_rises_in_a_line_and_falls_to_a_hundredth(tmp_path, warmup_epochs):
+    options = {"epochs": 4, "learning_rate": 0.01, "warmup_epochs": warmup_epochs}
+    _, history = fit_tiny(tmp_path, **options)
+    n = 8  # steps of an epoch: 120 rows by 16
+    first = int(warmup_epochs * n)
+    for row in history.rows:
+        step = row["epoch"] * n
+        part = (step - first) / (4 * n - first)
+        share = step / first if step < first else 0.01 + 0.99 * (1 + np.cos(np.pi * part)) / 2
+        assert row["learning_rate"] == pytest.approx(0.01 * share, rel=1e-4)
+
+
+def test_a_plateau_halves_the_rate_after_every_two_epochs_without_a_better_figure(
+    tmp_path, monkeypatch
+):
+    told(monkeypatch, [0.5, 0.4, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5])
+    options = {"schedule": "plateau", "epochs": 9, "patience": 9, "learning_rate": 0.008}
+    _, history = fit_tiny(tmp_path, **options)
+    rates = [0.008, 0.008, 0.008, 0.004, 0.004, 0.002, 0.002, 0.002, 0.001]
+    np.testing.assert_allclose([row["learning_rate"] for row in history.rows], rates, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
-    "options", [{"schedule": "plateau"}, {"ema": 0.9}, {"monitor": "loss", "patience": 1}]
+    ("options", "epochs"),
+    [
+        ({"schedule": "constant", "patience": 2}, 4),
+        ({"schedule": "constant"}, 7),  # 5 by default
+        ({"schedule": "cosine", "patience": 3}, 5),
+        ({"schedule": "cosine"}, 8),  # to the end by default
+    ],
 )
-def test_schedules_averages_and_monitors_run(tmp_path, options):
-    train, val, test = parts()
-    report = fit_and_report(
-        small(train), train, val, test, out_dir=tmp_path, epochs=2, progress=False, **options
-    )
-    assert report["epochs_run"] >= 1
+def test_patience_stops_after_so_many_epochs_without_a_better_figure(
+    tmp_path, monkeypatch, options, epochs
+):
+    told(monkeypatch, [0.5, 0.6, *[0.55] * 6])
+    _, history = fit_tiny(tmp_path, epochs=8, warmup_epochs=0, **options)
+    assert (history.done, history.best_row, history.finished) == (epochs, 1, True)
+    if options["schedule"] == "constant":
+        assert {row["learning_rate"] for row in history.rows} == {np.float32(3e-3)}
+    _, again = fit_tiny(tmp_path, epochs=8, warmup_epochs=0, **options)  # nothing left to do
+    assert again.rows == history.rows
+
+
+def test_averaged_weights_are_the_moving_average_over_the_steps(tmp_path):
+    steps = []
+
+    class Steps(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            weights = self.model.trainable_variables
+            steps.append([keras.ops.convert_to_numpy(weight).copy() for weight in weights])
+
+    model, history = fit_tiny(tmp_path, epochs=2, ema=0.9, monitor="loss", callbacks=[Steps()])
+    average = steps[0]
+    for weights in steps[1 : 8 * (history.best_row + 1)]:
+        average = [0.9 * old + 0.1 * new for old, new in zip(average, weights)]
+    for kept, wanted in zip(model.trainable_variables, average):
+        np.testing.assert_allclose(kept, wanted, atol=1e-6)
+
+
+def test_label_smoothing_spreads_a_share_of_the_target_over_the_classes(tmp_path):
+    model, history = fit_tiny(tmp_path, epochs=1, label_smoothing=0.3)
+    val = parts()[1]
+    targets = 0.7 * np.eye(3)[val.y] + 0.3 / 3
+    loss = -(targets * np.log(predict(model, val))).sum(axis=1).mean()
+    assert history.rows[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_what_is_left_open_is_chosen_for_the_train_part():
+    train = parts()[0][np.r_[0:120:3, 1:30:3, 2:30:3]]  # 40 of N, 10 of S, 10 of V
+    chosen = FitOptions(augment=("noise",)).settings(train)
+    assert list(chosen) == [*"epochs batch_size learning_rate weight_decay schedule".split(),
+        *"warmup_epochs label_smoothing class_weight_power majority_share monitor".split(),
+        *"patience ema augment mixup balance seed".split()]  # fmt: skip
+    assert chosen["class_weight_power"] == 0.1 and chosen["majority_share"] == 1.0
+    assert (chosen["monitor"], chosen["patience"], chosen["balance"]) == ("macro_f1", None, None)
+    assert json.loads(json.dumps(chosen)) == chosen
+    rare = FitOptions(schedule="plateau").settings(train[np.r_[0:40, 40:44, 50:54]])
+    assert rare["majority_share"] == 2 * 8 / 40 and rare["patience"] == 5
+    weighted = FitOptions().settings(balance_train(train, "class_weight"))
+    assert weighted["class_weight_power"] == 0.5 and weighted["majority_share"] == 1.0
+    drawn = FitOptions().settings(balance_train(train, "sampler"))
+    assert drawn["class_weight_power"] == 0.0 and drawn["balance"] == "sampler"
+    several = FitOptions().settings(parts(multi_label=True)[0])
+    assert (several["class_weight_power"], several["majority_share"]) == (0.0, 1.0)
+    assert several["monitor"] == "macro_auc"
+    given = FitOptions(class_weight_power=0, majority_share=0.3, monitor="loss", patience=4)
+    given = given.settings(train)
+    assert (given["class_weight_power"], given["majority_share"]) == (0, 0.3)
+    assert (given["monitor"], given["patience"]) == ("loss", 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
+        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, got str"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
+        ({"schedule": "cosin"}, "schedule='cosin' is not known; choose one of 'cosine'"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be below 1, got 1.0"),
+        ({"class_weight_power": -0.5}, "class_weight_power must be at least 0"),
+        ({"majority_share": 0}, "majority_share must be above 0"),
+        ({"majority_share": 1.5}, "majority_share must be at most 1, got 1.5"),
+        ({"monitor": "f1"}, "monitor='f1' is not known; choose one of 'auto', 'macro_f1'"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"ema": 1}, "ema must be below 1, got 1"),
+        ({"ema": float("nan")}, "ema must be at least 0, got nan"),
+        ({"augment": ["nois"]}, "augment='nois' is not known; choose one of 'amplitude'"),
+        ({"augment": "noise"}, r"augment must be a sequence of names: \('noise',\)"),
+        ({"mixup": -1}, "mixup must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused_by_name(option, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        FitOptions(**option)
+
+
+def test_every_option_stands_in_the_signatures():
+    fields = {field.name: field.default for field in dataclasses.fields(FitOptions)}
+    for function in (fit, fit_and_report):
+        shown = inspect.signature(function).parameters
+        assert fields.items() <= {name: part.default for name, part in shown.items()}.items()
+        assert "options" not in shown and shown["epochs"].kind is shown["epochs"].KEYWORD_ONLY
+    assert all(f"    {name} : " in FitOptions.__doc__ for name in fields)
 
 
 def test_averaged_weights_are_what_is_validated_and_kept(tmp_path, monkeypatch):
@@ -196,7 +343,8 @@ RUN = """
     from test_training import parts, small
     from ecg_keras import fit_and_report
     train, val, test = parts()
-    report = fit_and_report(small(train), train, val, test, out_dir=sys.argv[1], epochs=6, batch_size=16, progress=False)
+    options = dict(out_dir=sys.argv[1], epochs=6, batch_size=16, progress=False)
+    fit_and_report(small(train), train, val, test, **options)
 """
 
 
@@ -252,10 +400,10 @@ def test_killed_and_called_again_it_goes_on_after_the_last_finished_epoch(tmp_pa
     )  # threads add in another order
 
 
-@pytest.mark.parametrize("stop", [1, 3])
-def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, stop):
+@pytest.mark.parametrize(("stop", "ema"), [(1, 0.0), (3, 0.9)])
+def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, stop, ema):
     train, val, _ = parts()
-    options = {"epochs": 6, "batch_size": 16, "progress": False}
+    options = {"epochs": 6, "batch_size": 16, "ema": ema, "progress": False}
     straight, stopped, resumed = small(train), small(train), small(train)
     before = fit(straight, train, val, folder=tmp_path / "straight", **options)
     half = fit(stopped, train, val, folder=tmp_path / "stopped", until=stop, **options)
@@ -505,12 +653,10 @@ def test_a_report_takes_a_folder_with_other_files_and_one_of_an_older_or_killed_
         assert (tmp_path / name).read_text() == "mine"
 
 
-def test_an_evaluation_replaces_no_file_of_others(tmp_path):
-    train, val, test = parts()
-    run, other = tmp_path / "run", tmp_path / "other"
-    fit_and_report(small(train), train, val, test, out_dir=run, epochs=1, progress=False)
+def test_an_evaluation_replaces_no_file_of_others(run, tmp_path):
+    test, other = parts()[2], tmp_path / "other"
     other.mkdir()
-    shutil.copy(run / "model.keras", other)
+    shutil.copy(run[0] / "model.keras", other)
     (other / "predictions.csv").write_text("mine")
     with pytest.raises(ValueError, match="predictions.csv was not written by"):
         evaluate_and_report(other / "model.keras", test, out_dir=other)
@@ -575,7 +721,13 @@ def test_misspelled_options_are_refused(tmp_path):
     train, val, test = parts()
     with pytest.raises(TypeError, match="droput"):
         build_model("cnn2d", like=train, droput=0.5)
-    with pytest.raises(TypeError, match="epoch"):
-        fit_and_report(small(train), train, val, test, out_dir=tmp_path, epoch=1)
+    for wrong in ({"epoch": 1}, {"pateince": 2}):
+        with pytest.raises(TypeError, match=next(iter(wrong))):  # before anything else
+            fit_and_report(None, None, None, None, out_dir=tmp_path / "out", **wrong)
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            fit(None, None, None, folder=tmp_path / "out", **wrong)
     with pytest.raises(ValueError, match="schedule='cosin' is not known"):
-        fit_and_report(small(train), train, val, test, out_dir=tmp_path, schedule="cosin")
+        fit_and_report(None, None, None, None, out_dir=tmp_path / "out", schedule="cosin")
+    with pytest.raises(ValueError, match="until must be at least 1, got 0"):
+        fit(small(train), train, val, folder=tmp_path / "out", until=0)
+    assert not (tmp_path / "out").exists()
