@@ -1,10 +1,10 @@
-"""Describe the geometry of an image made from a signal.
+"""The geometry of images made from signals: which frequencies, which times, how many dB.
 
 Conventions
 -----------
-A grid is a value: it says how a layer turns signals (samples, leads) into rows
-of frequency and columns of time, and where those lie in Hz and s. It holds no
-data and needs no Keras; `layers.py` computes what a grid describes.
+A grid is a value. It says how a layer turns signals (samples, leads) into rows of frequency and
+columns of time, and where those lie in Hz and s. It holds no data and needs no Keras; `layers.py`
+computes what a grid describes.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,36 @@ import numpy as np
 from ecg_keras._checks import check_positive
 
 
+class _ImageGrid:
+    """What grids of images share: options are checked, and give the shape of an image."""
+
+    def _check_image(self, **whole):
+        """Check top_db and size, and that each option of `whole` is a whole number of its least."""
+        check_positive("top_db", self.top_db)
+        for name, least in whole.items():
+            value = getattr(self, name)
+            if value != int(value) or value < least:
+                raise ValueError(f"{name} must be a whole number, at least {least}, got {value}.")
+            object.__setattr__(self, name, int(value))
+        if self.size is not None:
+            size = tuple(self.size) if np.iterable(self.size) else (self.size,)
+            if len(size) != 2 or any(value != int(value) or value < 1 for value in size):
+                raise ValueError(f"size must be (height, width) in pixels, got {size}.")
+            object.__setattr__(self, "size", tuple(int(value) for value in size))
+
+    def image_shape(self, n_samples, n_leads):
+        """(height, width, channels) of the image of one row of signals."""
+        if self.rgb and n_leads != 1:
+            raise ValueError(
+                f"rgb=True colours one lead, got {n_leads} leads; "
+                "leave rgb=False, one channel per lead."
+            )
+        height, width = self.size or (self.n_freqs, self.n_frames(n_samples))
+        return height, width, 3 if self.rgb else n_leads
+
+
 @dataclass(frozen=True)
-class SpectrogramGrid:
+class SpectrogramGrid(_ImageGrid):
     """Geometry of a log-power spectrogram from a Hann-window short-time Fourier transform.
 
     Parameters
@@ -28,13 +56,12 @@ class SpectrogramGrid:
     hop_length : int, optional
         Step between frames, in samples; by default the nearest to 0.048 s: 6 at 125 Hz.
     top_db : float, default 45
-        Power more than this many dB below the row's own peak counts as this many.
-        The default lies above the quantisation noise of beats scaled to 0..1, and within what
-        float32 resolves to 1e-4 dB.
+        Power more than this many dB below the row's own peak counts as this many. The default lies
+        above the quantisation noise of beats scaled to 0..1, and float32 resolves it to 1e-4 dB.
     center : bool, default True
-        Put a frame's middle, not its start, on samples 0, hop_length ...: the signal is
-        mirrored by half a frame at both ends. A beat that starts with its R peak would
-        else lose it to the window's edge.
+        Put a frame's middle, not its start, on samples 0, hop_length ...: the signal is mirrored
+        by half a frame at both ends. Without this, a beat that starts with its R peak would lose
+        it to the window's edge.
     size : tuple of int (height, width), optional
         Resize the image to this, bilinearly.
     rgb : bool, default False
@@ -59,22 +86,11 @@ class SpectrogramGrid:
 
     def __post_init__(self):
         check_positive("fs", self.fs)
-        check_positive("top_db", self.top_db)
         if self.frame_length is None:
             object.__setattr__(self, "frame_length", max(4, 2 * round(0.128 * self.fs)))
         if self.hop_length is None:
             object.__setattr__(self, "hop_length", max(1, round(0.048 * self.fs)))
-        for name in ("frame_length", "hop_length"):
-            value = getattr(self, name)
-            if value != int(value) or value < 1:
-                raise ValueError(
-                    f"{name} must be a whole number of samples, at least 1, got {value}."
-                )
-            object.__setattr__(self, name, int(value))
-        if self.frame_length < 4:
-            raise ValueError(f"frame_length must be at least 4 samples, got {self.frame_length}.")
-        if self.size is not None:
-            object.__setattr__(self, "size", _checked_size(self.size))
+        self._check_image(frame_length=4, hop_length=1)
 
     @property
     def n_freqs(self):
@@ -86,19 +102,10 @@ class SpectrogramGrid:
         padded = n_samples + 2 * (self.frame_length // 2) * self.center
         if padded < self.frame_length or (self.center and n_samples <= self.frame_length // 2):
             raise ValueError(
-                f"signals of {n_samples} samples are too short for frame_length={self.frame_length}; "
-                f"choose a frame_length of at most {n_samples}."
+                f"signals of {n_samples} samples are too short for "
+                f"frame_length={self.frame_length}; choose a frame_length of at most {n_samples}."
             )
         return 1 + (padded - self.frame_length) // self.hop_length
-
-    def image_shape(self, n_samples, n_leads):
-        """(height, width, channels) of the image of one row of signals."""
-        if self.rgb and n_leads != 1:
-            raise ValueError(
-                f"rgb=True colours one lead, got {n_leads} leads; leave rgb=False, one channel per lead."
-            )
-        height, width = self.size or (self.n_freqs, self.n_frames(n_samples))
-        return height, width, 3 if self.rgb else n_leads
 
     @property
     def freqs_hz(self):
@@ -114,7 +121,7 @@ class SpectrogramGrid:
 
 
 @dataclass(frozen=True)
-class ScalogramGrid:
+class ScalogramGrid(_ImageGrid):
     """Geometry of a log-power scalogram from a bank of complex Morlet wavelets.
 
     The wavelets are PyWavelets' ``cmor{bandwidth}-{center}`` as its ``cwt`` applies them, at
@@ -127,7 +134,7 @@ class ScalogramGrid:
     low_hz : float, default 1
         Frequency of the first row.
     high_hz : float, optional
-        Frequency of the last row; 40 Hz or 0.4 fs, whichever is lower, by default.
+        Frequency of the last row; by default 40 Hz or 0.4 fs, whichever is lower.
     n_freqs : int, default 32
         Rows before resizing.
     hop_length : int, optional
@@ -135,8 +142,8 @@ class ScalogramGrid:
     bandwidth, center : float, default 1.5 and 1.0
         Of the Morlet wavelet: its variance parameter, and its frequency at scale 1.
     precision : int, default 12
-        The wavelet is looked up in a table of ``2 ** precision`` steps, as PyWavelets does;
-        12 is its default, more is nearer to the ideal wavelet at low frequencies.
+        The wavelet is looked up in a table of ``2 ** precision`` steps, as PyWavelets does. Its
+        default is 12; more is nearer to the ideal wavelet at low frequencies.
     top_db : float, default 45
         Power more than this many dB below the row's own peak counts as this many.
     size : tuple of int (height, width), optional
@@ -166,26 +173,18 @@ class ScalogramGrid:
     rgb: bool = False
 
     def __post_init__(self):
-        put = lambda name, value: object.__setattr__(self, name, value)
-        for name in ("fs", "low_hz", "bandwidth", "center", "top_db"):
+        for name in ("fs", "low_hz", "bandwidth", "center"):
             check_positive(name, getattr(self, name))
-        put("high_hz", min(40.0, 0.4 * self.fs) if self.high_hz is None else self.high_hz)
-        put(
-            "hop_length",
-            max(1, round(0.04 * self.fs)) if self.hop_length is None else self.hop_length,
-        )
+        if self.high_hz is None:
+            object.__setattr__(self, "high_hz", min(40.0, 0.4 * self.fs))
+        if self.hop_length is None:
+            object.__setattr__(self, "hop_length", max(1, round(0.04 * self.fs)))
         if not self.low_hz < self.high_hz < self.fs / 2:
             raise ValueError(
-                f"frequencies must rise from low_hz to high_hz and stay below fs / 2 = {self.fs / 2:g} Hz, "
-                f"got {self.low_hz:g} to {self.high_hz:g} Hz."
+                "frequencies must rise from low_hz to high_hz and stay below "
+                f"fs / 2 = {self.fs / 2:g} Hz, got {self.low_hz:g} to {self.high_hz:g} Hz."
             )
-        for name, least in (("n_freqs", 2), ("hop_length", 1), ("precision", 6)):
-            value = getattr(self, name)
-            if value != int(value) or value < least:
-                raise ValueError(f"{name} must be a whole number, at least {least}, got {value}.")
-            put(name, int(value))
-        if self.size is not None:
-            put("size", _checked_size(self.size))
+        self._check_image(n_freqs=2, hop_length=1, precision=6)
 
     @property
     def scales(self):
@@ -195,15 +194,6 @@ class ScalogramGrid:
     def n_frames(self, n_samples):
         """Columns before resizing, for a signal of `n_samples`."""
         return 1 + (n_samples - 1) // self.hop_length
-
-    def image_shape(self, n_samples, n_leads):
-        """(height, width, channels) of the image of one row of signals."""
-        if self.rgb and n_leads != 1:
-            raise ValueError(
-                f"rgb=True colours one lead, got {n_leads} leads; leave rgb=False, one channel per lead."
-            )
-        height, width = self.size or (self.n_freqs, self.n_frames(n_samples))
-        return height, width, 3 if self.rgb else n_leads
 
     @property
     def freqs_hz(self):
@@ -226,8 +216,8 @@ class SpectrumGrid:
     fs : float
         Sampling rate of the signals, in Hz.
     resolution_hz : float, optional
-        Distance of the rows. By default that of the signal itself, fs / n_samples. Smaller values
-        interpolate (as zero padding does); larger ones average the power of the bins they cover.
+        Distance of the rows, by default that of the signal itself, fs / n_samples. Smaller values
+        interpolate, as zero padding does; larger ones average the power of the bins they cover.
     max_hz : float, default 50
         Frequencies up to this (or fs / 2, if lower) are kept; an ECG has little beyond.
     top_db : float, default 60
@@ -267,8 +257,9 @@ class SpectrumGrid:
         n -= n % share
         if n < 4 * share:
             raise ValueError(
-                f"a spectrum of {n_samples} samples up to {self.max_hz:g} Hz in steps of {step * share:g} Hz "
-                "has less than 4 rows; choose a finer resolution_hz or a higher max_hz."
+                f"a spectrum of {n_samples} samples up to {self.max_hz:g} Hz in steps of "
+                f"{step * share:g} Hz has less than 4 rows; choose a finer resolution_hz or a "
+                "higher max_hz."
             )
         return step * np.arange(n), share
 
@@ -285,14 +276,6 @@ class SpectrumGrid:
     def spectrum_shape(self, n_samples, n_leads):
         """(rows, leads) of the spectrum of one row of signals."""
         return self.n_freqs(n_samples), n_leads
-
-
-def _checked_size(size):
-    """`size` as two whole numbers (height, width)."""
-    size = tuple(size) if np.iterable(size) else (size,)
-    if len(size) != 2 or any(value != int(value) or value < 1 for value in size):
-        raise ValueError(f"size must be (height, width) in pixels, got {size}.")
-    return tuple(int(value) for value in size)
 
 
 def _resampled(axis, n):

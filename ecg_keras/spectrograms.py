@@ -1,10 +1,10 @@
-"""Turn arrays or data sets of signals into images, by the layers a model is served with.
+"""Arrays or data sets of signals turned into images, by the layers that a model is served with.
 
 Conventions
 -----------
-Signals are float32 (n, samples, leads); images are float32 (n, freqs, frames,
-leads) and spectra float32 (n, freqs, leads), in [0, 1], frequency rising with the
-row, time with the column.
+Signals are float32 (n, samples, leads) in any real unit. Images are float32 (n, freqs, frames,
+leads) and spectra float32 (n, freqs, leads), both in [0, 1]. Frequency rises with the row, time
+with the column.
 """
 
 import dataclasses
@@ -17,9 +17,7 @@ from ecg_keras._checks import check_signals
 from ecg_keras.dataset import ECGDataset, representative
 from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
-_BATCH_BYTES = (
-    8e6  # intermediate values of one batch: larger ones hold more memory and are no faster
-)
+_BATCH_BYTES = 8e6  # intermediate values of one batch; larger ones need memory and are no faster
 
 
 def to_spectrograms(signals, *, fs=None, grid=None, size=None, rgb=False):
@@ -55,16 +53,25 @@ def to_spectrograms(signals, *, fs=None, grid=None, size=None, rgb=False):
     >>> to_spectrograms(beat[None, :], fs=125).shape
     (1, 17, 32, 1)
     """
-    grid = grid or SpectrogramGrid(_rate(signals, fs))
-    if size is not None or rgb:
-        grid = dataclasses.replace(grid, size=size, rgb=rgb)
+    grid = _grid(SpectrogramGrid, grid, signals, fs, size=size, rgb=rgb)
     return represent(signals, grid)
 
 
 def to_scalograms(signals, *, fs=None, grid=None, size=None, rgb=False):
     """Compute one log-power Morlet scalogram per row, in dB below its own peak, scaled to [0, 1].
 
-    Parameters are those of `to_spectrograms`, but `grid` is a `ScalogramGrid`.
+    Parameters
+    ----------
+    signals, fs, size, rgb
+        As in `to_spectrograms`.
+    grid : ScalogramGrid, optional
+        Frequencies, step, floor; ``ScalogramGrid(fs)`` by default: 32 rows from 1 to 40 Hz, a
+        column every 40 ms.
+
+    Returns
+    -------
+    ECGDataset or ndarray of float32, shape (n, freqs, frames, leads)
+        As `signals` came. 1 is the row's own peak, 0 is ``top_db`` below it.
 
     Examples
     --------
@@ -72,27 +79,26 @@ def to_scalograms(signals, *, fs=None, grid=None, size=None, rgb=False):
     >>> to_scalograms(beat[None, :], fs=125).shape
     (1, 32, 38, 1)
     """
-    grid = grid or ScalogramGrid(_rate(signals, fs))
-    if size is not None or rgb:
-        grid = dataclasses.replace(grid, size=size, rgb=rgb)
+    grid = _grid(ScalogramGrid, grid, signals, fs, size=size, rgb=rgb)
     return represent(signals, grid)
 
 
 def to_spectra(signals, *, fs=None, grid=None, resolution_hz=None):
-    """Compute one log-magnitude Fourier spectrum per row, in dB below its own peak, scaled to [0, 1].
+    """Compute one Fourier spectrum per row, in dB below its own peak, scaled to [0, 1].
 
     Parameters
     ----------
     signals, fs
         As in `to_spectrograms`.
     grid : SpectrumGrid, optional
-        Resolution, highest frequency, floor.
+        Resolution, highest frequency, floor; ``SpectrumGrid(fs)`` by default.
     resolution_hz : float, optional
-        Distance of the frequencies; fs / n_samples by default.
+        Distance of the rows, in Hz; fs / n_samples by default.
 
     Returns
     -------
     ECGDataset or ndarray of float32, shape (n, freqs, leads)
+        As `signals` came. 1 is the row's own peak, 0 is ``top_db`` below it.
 
     Examples
     --------
@@ -100,10 +106,31 @@ def to_spectra(signals, *, fs=None, grid=None, resolution_hz=None):
     >>> to_spectra(beat[None, :], fs=125).shape
     (1, 75, 1)
     """
-    grid = grid or SpectrumGrid(_rate(signals, fs))
-    if resolution_hz is not None:
-        grid = dataclasses.replace(grid, resolution_hz=resolution_hz)
+    grid = _grid(SpectrumGrid, grid, signals, fs, resolution_hz=resolution_hz)
     return represent(signals, grid)
+
+
+def _grid(kind, grid, signals, fs, **options):
+    """The grid of a kind that is meant, with those options that were given."""
+    if grid is None:
+        grid = kind(_rate(signals, fs))
+    elif fs is not None and fs != grid.fs:
+        raise ValueError(f"fs={fs:g} Hz, but grid is for {grid.fs:g} Hz; leave fs out.")
+    given = {
+        name: value for name, value in options.items() if not (value is None or value is False)
+    }
+    return dataclasses.replace(grid, **given)
+
+
+def _rate(signals, fs):
+    """The sampling rate of a data set, or the one given for an array."""
+    if isinstance(signals, ECGDataset):
+        if fs is not None and fs != signals.fs:
+            raise ValueError(f"fs={fs:g} Hz, but the data set has {signals.fs:g} Hz; leave fs out.")
+        return signals.fs
+    if fs is None:
+        raise TypeError("fs, the sampling rate in Hz, is needed for an array of signals.")
+    return fs
 
 
 def represent(signals, grid):
@@ -128,21 +155,10 @@ def represent(signals, grid):
     return _in_batches(check_signals("signals", signals), grid)
 
 
-def _rate(signals, fs):
-    """The sampling rate of a data set, or the one given for an array."""
-    if isinstance(signals, ECGDataset):
-        if fs is not None and fs != signals.fs:
-            raise ValueError(f"fs={fs:g} Hz, but the data set has {signals.fs:g} Hz; leave fs out.")
-        return signals.fs
-    if fs is None:
-        raise TypeError("fs, the sampling rate in Hz, is needed for an array of signals.")
-    return fs
-
-
 def _in_batches(x, grid):
     """(n, samples, leads) to the grid's images, one compiled batch at a time."""
     run, shape = _transform(grid, x.shape[1:])
-    per_row = 4 * max(int(np.prod(shape)), x[0].size if len(x) else 1) * 3
+    per_row = 12 * max(np.prod(shape), np.prod(x.shape[1:]))  # bytes: three float32 of a value
     return in_batches(run, x, shape, int(np.clip(_BATCH_BYTES // per_row, 1, 4096)))
 
 
@@ -160,7 +176,7 @@ def in_batches(run, x, shape, batch):
 
 @functools.lru_cache(maxsize=16)
 def _transform(grid, row_shape):
-    """The compiled function of a grid for rows of a shape, and the shape of what it returns for one."""
+    """The compiled function of a grid for rows of a shape, and the shape of its image of a row."""
     import keras
 
     from ecg_keras.layers import representation
@@ -171,7 +187,7 @@ def _transform(grid, row_shape):
 
 
 def compiled(model):
-    """A function from NumPy to NumPy that runs `model` without training, compiled where the backend compiles."""
+    """`model` as a function from NumPy to NumPy, compiled where the backend compiles."""
     import keras
 
     backend = keras.backend.backend()

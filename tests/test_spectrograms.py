@@ -1,11 +1,20 @@
+"""Images and spectra of arrays and data sets: physics, SciPy as a judge, and refusals."""
+
 import keras
 import numpy as np
 import pytest
 import scipy.signal
 from conftest import real_data, toy_dataset
 
-from ecg_keras import SpectrogramGrid, to_spectrograms
-from ecg_keras.layers import Card, Spectrogram, Standardize, model_card
+from ecg_keras import (
+    ScalogramGrid,
+    SpectrogramGrid,
+    SpectrumGrid,
+    to_scalograms,
+    to_spectra,
+    to_spectrograms,
+)
+from ecg_keras.layers import representation
 
 pytestmark = pytest.mark.numeric
 FS = 125.0
@@ -101,9 +110,6 @@ def test_leads_keep_their_own_channel():
 def test_size_and_colour():
     image = to_spectrograms(beats(3), fs=FS, size=(128, 128), rgb=True)
     assert image.shape == (3, 128, 128, 3) and image.min() >= 0 and image.max() <= 1
-    grid = SpectrogramGrid(FS, size=(128, 96))
-    assert grid.freqs_hz.shape == (128,) and grid.times_s(187).shape == (96,)
-    assert grid.freqs_hz[-1] == FS / 2
 
 
 def test_a_data_set_keeps_everything_else():
@@ -120,20 +126,6 @@ def test_batches_do_not_show_in_the_result(monkeypatch):
     np.testing.assert_allclose(to_spectrograms(beats(20), fs=FS), whole, atol=1e-6)
 
 
-def test_layers_save_and_load(tmp_path):
-    inputs = keras.Input((187, 1))
-    x = Standardize(np.zeros((187, 1)), np.full((187, 1), 2.0))(inputs)
-    x = Spectrogram(SpectrogramGrid(FS, size=(16, 16)))(x)
-    outputs = Card({"classes": ["N"], "fs": FS})(x)
-    model = keras.Model(inputs, outputs)
-    model.save(tmp_path / "m.keras")
-    loaded = keras.saving.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(
-        model.predict(beats(4), verbose=0), loaded.predict(beats(4), verbose=0)
-    )
-    assert model_card(loaded) == {"classes": ["N"], "fs": FS}
-
-
 @pytest.mark.parametrize(
     ("signals", "options", "message"),
     [
@@ -142,6 +134,7 @@ def test_layers_save_and_load(tmp_path):
         (np.full((2, 187), np.inf), {"fs": FS}, "NaN or infinite samples in 2 of 2"),
         (np.zeros((2, 187, 2)), {"fs": FS, "rgb": True}, "rgb=True colours one lead, got 2"),
         (np.zeros((2, 187)), {"fs": FS, "size": 128}, "size must be"),
+        (np.zeros((2, 187)), {"fs": 250.0, "grid": SpectrogramGrid(FS)}, "grid is for 125 Hz"),
     ],
 )
 def test_what_cannot_be_transformed_is_refused(signals, options, message):
@@ -152,13 +145,86 @@ def test_what_cannot_be_transformed_is_refused(signals, options, message):
 def test_images_are_not_transformed_again():
     with pytest.raises(ValueError, match="images or spectra already"):
         to_spectrograms(to_spectrograms(toy_dataset(n=3)))
+    with pytest.raises(ValueError, match="images or spectra already"):
+        to_spectra(to_spectra(toy_dataset(3)))
 
 
 def test_a_rate_is_needed_for_arrays():
     with pytest.raises(TypeError, match="fs, the sampling rate in Hz"):
         to_spectrograms(np.zeros((1, 187)))
+    with pytest.raises(ValueError, match="fs=250 Hz, but the data set has 125 Hz"):
+        to_spectrograms(toy_dataset(3), fs=250.0)
+    with pytest.raises(ValueError, match="grid is for 250 Hz, the signals have 125 Hz"):
+        to_spectrograms(toy_dataset(3), grid=SpectrogramGrid(250.0))
 
 
-def test_an_odd_grid_is_refused():
-    with pytest.raises(ValueError, match="hop_length must be a whole number"):
-        SpectrogramGrid(FS, hop_length=0)
+def test_an_option_changes_only_itself_in_a_grid_that_was_given():
+    grid = SpectrogramGrid(FS, size=(16, 12))
+    assert to_spectrograms(beats(2), grid=grid, rgb=True).shape == (2, 16, 12, 3)
+
+
+def test_a_sine_peaks_at_its_own_frequency_in_a_scalogram():
+    x = np.sin(2 * np.pi * 12 * np.arange(1000) / FS)[None, :]
+    grid = ScalogramGrid(FS)
+    image = to_scalograms(x, fs=FS)[0, :, 50:-50, 0]
+    assert (
+        abs(np.log2(grid.freqs_hz[image.mean(axis=1).argmax()] / 12)) < np.log2(40) / 31
+    )  # one row
+
+
+def test_a_sine_peaks_at_its_own_frequency_in_a_spectrum():
+    x = np.sin(2 * np.pi * 12.5 * np.arange(1000) / FS)[None, :]
+    grid = SpectrumGrid(FS, resolution_hz=0.5)
+    assert abs(grid.freqs_hz(1000)[to_spectra(x, grid=grid)[0, :, 0].argmax()] - 12.5) <= 0.5
+
+
+def test_a_scalogram_does_not_depend_on_its_batch_nor_on_its_scale():
+    ds = toy_dataset(6, leads=2)
+    loud = ds.x * np.array([1, 1e3, 1, 1, 1e-3, 1], np.float32)[:, None, None]
+    np.testing.assert_allclose(to_scalograms(loud, fs=FS), to_scalograms(ds.x, fs=FS), atol=1e-4)
+    np.testing.assert_allclose(
+        to_scalograms(ds.x[2:3], fs=FS)[0], to_scalograms(ds.x, fs=FS)[2], atol=1e-5
+    )
+
+
+def test_a_spectrum_does_not_depend_on_offset_and_batch():
+    ds = toy_dataset(4, leads=2)
+    np.testing.assert_allclose(to_spectra(ds.x + 3, fs=FS), to_spectra(ds.x, fs=FS), atol=1e-2)
+    np.testing.assert_allclose(
+        to_spectra(ds.x[2:3], fs=FS)[0], to_spectra(ds.x, fs=FS)[2], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("transform", "options", "grid"),
+    [
+        (to_scalograms, {"size": (24, 20)}, ScalogramGrid(FS, size=(24, 20))),
+        (to_spectra, {"resolution_hz": 1.0}, SpectrumGrid(FS, resolution_hz=1.0)),
+    ],
+)
+def test_data_set_layer_and_saved_model_agree(transform, options, grid, tmp_path):
+    ds = toy_dataset(5, leads=2)
+    images = transform(ds, **options)
+    assert images.grid == grid and images.is_images == (transform is to_scalograms)
+    assert images.x.shape == ((5, 24, 20, 2) if images.is_images else (5, 50, 2))
+    inputs = keras.Input((187, 2))
+    model = keras.Model(inputs, representation(grid)(inputs))
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras").predict(ds.x, verbose=0)
+    np.testing.assert_allclose(again, images.x, atol=1e-5 if images.is_images else 1e-4)
+
+
+def test_a_flat_signal_is_finite():
+    assert np.isfinite(to_scalograms(np.zeros((1, 187)), fs=FS)).all()
+
+
+def test_rgb_of_several_leads_is_refused():
+    with pytest.raises(ValueError, match="rgb=True colours one lead, got 2 leads"):
+        to_scalograms(toy_dataset(3, leads=2), rgb=True)
+    assert to_scalograms(toy_dataset(3), rgb=True).x.shape == (3, 32, 38, 3)
+
+
+def test_linear_magnitude_is_a_share_of_the_peak():
+    x = np.random.default_rng(0).standard_normal((2, 200, 1))
+    shares = to_spectra(x, grid=SpectrumGrid(100, log=False))
+    assert shares.max(axis=(1, 2)).tolist() == pytest.approx([1, 1]) and shares.min() >= 0
