@@ -260,9 +260,9 @@ def _ridge(model, x, targets, penalty):
     features = in_batches(compiled(model), x, model.output_shape[1:], batch)
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
     features = (features - mean) / scale
-    ridge = Ridge(penalty * features.size, copy_X=False, solver="cholesky").fit(features, targets)
-    weights = ridge.coef_.T / scale[:, None]
-    return weights, ridge.intercept_ - mean @ weights
+    ridge = Ridge(penalty * features.size, fit_intercept=False, solver="cholesky")
+    weights = ridge.fit(features, targets - targets.mean(axis=0)).coef_.T / scale[:, None]
+    return weights, targets.mean(axis=0) - mean @ weights
 
 
 def beat_forest(
