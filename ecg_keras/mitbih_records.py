@@ -1,20 +1,14 @@
-"""Load raw MIT-BIH recordings beat by beat, patients kept apart.
+"""Load raw MIT-BIH recordings as one row per beat, patients kept apart.
 
 Conventions
 -----------
 A row is one beat: a window around its R peak, float32 (samples, leads), and
 metadata that tell its rhythm and its likeness to the recording's other beats.
-Classes are AAMI's, in the order N S V F Q. Filters, scales and features are
-taken from one recording alone, without labels, before any split; so a row is
-the same whatever it is loaded with.
+Classes are AAMI's, in the order N S V F Q.
 
-Turn recordings into rows of a data set, one per beat.
-
-Conventions
------------
 Each recording is filtered, resampled, scaled and described by itself, all its
-beats as context; then beats of classes not wanted are dropped. Nothing depends
-on another recording, on the order of rows or on a label.
+beats as context; then beats of classes not wanted are dropped. Labels play no
+part in it. So a row is the same whatever recordings it is loaded with.
 """
 
 import dataclasses
@@ -24,10 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecg_keras._checks import check_fraction, check_option, check_positive
+from ecg_keras._checks import check_fraction, check_option, check_positive, keywords_of
 from ecg_keras.beats import describe_beats
 from ecg_keras.dataset import BALANCES, ECGDataset, balance_train, check_parts, draw_patients
-from ecg_keras.mitbih_csv import make_mitbih_csv  # noqa: F401 - the command line looks for it here
 from ecg_keras.signals import (
     bandpass,
     beat_windows,
@@ -47,57 +40,27 @@ from ecg_keras.wfdb_records import (
 )
 
 DS1 = tuple(
-    "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()
+    "101 106 108 109 112 114 115 116 118 119 122 "
+    "124 201 203 205 207 208 209 215 220 223 230".split()
 )
 DS2 = tuple(
-    "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split()
+    "100 103 105 111 113 117 121 123 200 202 210 "
+    "212 213 214 219 221 222 228 231 232 233 234".split()
 )
-PACED = ("102", "104", "107", "217")
+PACED = ("102", "104", "107", "217")  # AAMI leaves them out
+CLASSES = {"aami5": AAMI_CLASSES, "aami4": AAMI_CLASSES[:4], "aami3": AAMI_CLASSES[:3]}
+_SPLITS = {"ds1_ds2": "DS1/DS2", "patient": "whole patients", "kfold": "whole patients"}
+_LARGEST = 20.0  # typical QRS heights; more is an artefact
 
 
-def load_mitbih_records(
-    directory,
-    *,
-    split="ds1-ds2",
-    classes="aami5",
-    fusion_beats="out",
-    lead="MLII",
-    window_s=(0.4, 0.6),
-    fs=125.0,
-    band_hz=(0.5, 40.0),
-    mains_hz=None,
-    scale="record",
-    features="rhythm",
-    typical=False,
-    beats="annotated",
-    records=None,
-    paced=False,
-    val_fraction=0.15,
-    test_fraction=0.15,
-    val_records=None,
-    fold=0,
-    n_folds=5,
-    most_per_class=None,
-    train_without="",
-    balance=None,
-    caps=None,
-    on_error="raise",
-    seed=0,
-):
-    """Load raw MIT-BIH recordings as train, validation and test beats of different patients.
+@dataclass(frozen=True)
+class BeatPreparation:
+    """How a recording becomes rows: keywords of `load_mitbih_records` and `load_beats`.
 
-    Source: G. B. Moody, R. G. Mark, 'The impact of the MIT-BIH Arrhythmia Database', IEEE EMB 20(3), 2001,
-    by way of PhysioNet. Licence ODC-BY 1.0. 48 recordings of 30 minutes, 360 Hz, two leads, mV, from 47 people.
+    A data set carries them as its `preparation`, and so does a model trained on it.
 
     Parameters
     ----------
-    directory : path
-        Folder of WFDB records (.hea, .dat, .atr).
-    split : {"ds1-ds2", "patient", "kfold"} or dict of three lists, default "ds1-ds2"
-        "ds1-ds2" trains on DS1 and tests on DS2 (de Chazal et al., IEEE Trans. Biomed. Eng. 51(7), 2004);
-        validation patients are cut off DS1. "patient" draws whole patients for the three parts. "kfold"
-        tests on one of `n_folds` groups of patients. A dict ``{"train": [...], "val": [...], "test": [...]}``
-        names records; without "val", it is cut off train.
     classes : {"aami5", "aami4", "aami3"}, default "aami5"
         N S V F Q; without Q; without F and Q.
     fusion_beats : {"out", "V"}, default "out"
@@ -119,8 +82,80 @@ def load_mitbih_records(
     typical : bool, default False
         Add the recording's typical beat as further leads, named ``MLII typical``.
     beats : {"annotated", "detected"}, default "annotated"
-        R peaks from the annotations, or found by `signals.r_peaks`; a found beat takes the class of the
-        annotation within 150 ms, and those without one are context only.
+        R peaks from the annotations, or found by `signals.r_peaks`. A found beat takes the class of
+        the annotation within 150 ms. Those without one are context only.
+    """
+
+    classes: str = "aami5"
+    fusion_beats: str = "out"
+    lead: str | list = "MLII"
+    window_s: tuple = (0.4, 0.6)
+    fs: float = 125.0
+    band_hz: tuple = (0.5, 40.0)
+    mains_hz: float | None = None
+    scale: str = "record"
+    features: str | None = "rhythm"
+    typical: bool = False
+    beats: str = "annotated"
+
+    def __post_init__(self):
+        check_option("classes", self.classes, CLASSES)
+        check_option("fusion_beats", self.fusion_beats, ("out", "V"))
+        check_option("scale", self.scale, ("record", "none"))
+        check_option("features", self.features, ("rhythm", "rr", None))
+        check_option("beats", self.beats, ("annotated", "detected"))
+        check_positive("fs", self.fs)
+        # lists, so that the settings are equal to what JSON makes of them
+        for name, value in (("window_s", self.window_s), ("band_hz", self.band_hz)):
+            if len(value) != 2:
+                raise ValueError(f"{name} must be a pair of numbers, got {value}.")
+            object.__setattr__(self, name, [float(number) for number in value])
+        if not isinstance(self.lead, str):
+            object.__setattr__(self, "lead", list(self.lead))
+
+    @property
+    def leads(self):
+        """Names of the leads of `x`."""
+        own = (self.lead,) if isinstance(self.lead, str) else tuple(self.lead)
+        return own + tuple(f"{lead} typical" for lead in own) * self.typical
+
+
+@keywords_of(BeatPreparation)
+def load_mitbih_records(
+    directory,
+    *,
+    split="ds1_ds2",
+    records=None,
+    paced=False,
+    val_fraction=0.15,
+    test_fraction=0.15,
+    val_records=None,
+    fold=0,
+    n_folds=5,
+    most_per_class=None,
+    train_without="",
+    balance=None,
+    caps=None,
+    on_error="raise",
+    seed=0,
+    **preparation,
+):
+    """Load raw MIT-BIH recordings as train, validation and test beats of different patients.
+
+    Source: G. B. Moody, R. G. Mark, 'The impact of the MIT-BIH Arrhythmia Database', IEEE EMB
+    20(3), 2001, by way of PhysioNet. Licence ODC-BY 1.0. 48 recordings of 30 minutes, 360 Hz, two
+    leads, mV, from 47 people.
+
+    Parameters
+    ----------
+    directory : path
+        Folder of WFDB records (.hea, .dat, .atr).
+    split : {"ds1_ds2", "patient", "kfold"} or dict of three lists, default "ds1_ds2"
+        "ds1_ds2" trains on DS1 and tests on DS2 (de Chazal et al., IEEE Trans. Biomed. Eng. 51(7),
+        2004); validation patients are cut off DS1. "patient" draws whole patients for the three
+        parts. "kfold" tests on one of `n_folds` groups of patients. A dict
+        ``{"train": [...], "val": [...], "test": [...]}`` names records; without "val", it is cut
+        off train.
     records : {"ds1", "ds2"} or sequence of str, optional
         Which records "patient" and "kfold" divide; all of the folder by default.
     paced : bool, default False
@@ -135,14 +170,16 @@ def load_mitbih_records(
     most_per_class : int, optional
         Keep at most this many train beats of a class and recording, drawn at random.
     train_without : str, default ""
-        Annotation symbols whose beats are left out of train alone, as in "a": aberrated atrial beats count as
-        S and look like V, and nearly all of those in DS1 are of one patient.
+        Annotation symbols whose beats are left out of train alone, as in "a": aberrated atrial
+        beats count as S and look like V, and nearly all of those in DS1 are of one patient.
     balance, caps : str and dict, optional
         See `dataset.balance_train`; on train only.
     on_error : {"raise", "skip"}, default "raise"
         What to do with a recording that cannot be used; skipped ones are named in `notes`.
     seed : int, default 0
         Seed of every draw.
+    **preparation
+        How a recording becomes rows: see `BeatPreparation`.
 
     Returns
     -------
@@ -154,6 +191,8 @@ def load_mitbih_records(
     ValueError
         If a record is absent, damaged or lacks a lead (it is named), a part is empty, or train has
         no beat of a class.
+    TypeError
+        If a keyword is not known.
     ImportError
         If wfdb is not installed.
 
@@ -163,30 +202,20 @@ def load_mitbih_records(
     >>> from ecg_keras.demo import write_demo_records
     >>> folder = tempfile.mkdtemp()
     >>> _ = write_demo_records(folder, n_patients=6, duration_s=60)
-    >>> train, val, test = load_mitbih_records(folder, split="patient", classes="aami3", features="rr")
+    >>> options = {"classes": "aami3", "features": "rr"}
+    >>> train, val, test = load_mitbih_records(folder, split="patient", **options)
     >>> train.classes, train.x.shape[1:], sorted(set(train.patients) & set(test.patients))
     (('N', 'S', 'V'), (125, 1), [])
     """
     start = time.perf_counter()
-    balance = check_option("balance", balance, BALANCES)
+    preparation = BeatPreparation(**preparation)
+    check_option("balance", balance, BALANCES)
     check_fraction("val_fraction", val_fraction)
     check_fraction("test_fraction", test_fraction)
+    split = split if isinstance(split, dict) else check_option("split", split, _SPLITS)
     groups, chosen, notes = _choose_records(directory, split, records, paced)
-    preparation = BeatPreparation(
-        classes=classes,
-        fusion_beats=fusion_beats,
-        lead=lead,
-        window_s=window_s,
-        fs=fs,
-        band_hz=band_hz,
-        mains_hz=mains_hz,
-        scale=scale,
-        features=features,
-        typical=typical,
-        beats=beats,
-    )
     whole, symbols = beat_rows(directory, chosen, preparation, on_error=on_error)
-    if split == "ds1-ds2" and {"201", "202"} <= set(whole.records):
+    if split == "ds1_ds2" and set(ONE_PATIENT) <= set(whole.records):
         notes.append(
             "Records 201 (DS1) and 202 (DS2) are of one patient: the classic split shares him. "
             "Here they count as two, so that it can be compared."
@@ -210,9 +239,8 @@ def load_mitbih_records(
     in_train = ~in_test & ~in_val
     unwanted = in_train & np.isin(symbols, list(train_without))
     if unwanted.any():
-        notes.append(
-            f"{unwanted.sum()} train beats annotated {' '.join(train_without)} left out of train"
-        )
+        left_out = " ".join(train_without)
+        notes.append(f"{unwanted.sum()} train beats annotated {left_out} left out of train")
     parts = {"train": whole[in_train & ~unwanted], "val": whole[in_val], "test": whole[in_test]}
     parts["train"] = thinned(parts["train"], most_per_class, seed)
     split_by = {
@@ -227,8 +255,9 @@ def load_mitbih_records(
         "n_folds": n_folds,
         "seed": seed,
     }
+    name = "records by list" if isinstance(split, dict) else _SPLITS[split]
     facts = {
-        "source": f"{whole.source}, {_name(split, fold, n_folds)}",
+        "source": f"{whole.source}, {f'fold {fold} of {n_folds}, ' * (split == 'kfold')}{name}",
         "split_by": split_by,
         "notes": (*notes, *whole.notes),
         "seconds": {"load": time.perf_counter() - start},
@@ -238,86 +267,39 @@ def load_mitbih_records(
         parts[name] = part.replace(**facts)
     if absent := [name for name, count in parts["train"].class_counts().items() if not count]:
         raise ValueError(
-            f"train has no beat of class {', '.join(absent)} (records {', '.join(np.unique(parts['train'].records))}); "
-            "choose other classes ('aami3' needs only N, S and V), another split or another seed."
+            f"train has no beat of class {', '.join(absent)} "
+            f"(records {', '.join(np.unique(parts['train'].records))}); choose other classes "
+            "('aami3' needs only N, S and V), another split or another seed."
         )
     check_parts(*parts.values())
     return balance_train(parts["train"], balance, caps=caps, seed=seed), parts["val"], parts["test"]
 
 
-def load_beats(
-    directory,
-    records,
-    *,
-    classes="aami5",
-    fusion_beats="out",
-    lead="MLII",
-    window_s=(0.4, 0.6),
-    fs=125.0,
-    band_hz=(0.5, 40.0),
-    mains_hz=None,
-    scale="record",
-    features="rhythm",
-    typical=False,
-    beats="annotated",
-    on_error="raise",
-):
-    """Load the beats of some recordings as one data set, to evaluate a finished model on.
-
-    The keywords are those of `load_mitbih_records`; the data set carries them as `preparation`, and so does
-    a model trained on it, so that ``load_beats(directory, records, **preparation)`` prepares further
-    recordings in the same way.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from ecg_keras.demo import write_demo_records
-    >>> folder = tempfile.mkdtemp()
-    >>> names = write_demo_records(folder, n_patients=2, duration_s=60)
-    >>> ds = load_beats(folder, names, features="rr")
-    >>> len(ds) == len(load_beats(folder, names, **ds.preparation))
-    True
-    """
-    preparation = BeatPreparation(
-        classes=classes,
-        fusion_beats=fusion_beats,
-        lead=lead,
-        window_s=window_s,
-        fs=fs,
-        band_hz=band_hz,
-        mains_hz=mains_hz,
-        scale=scale,
-        features=features,
-        typical=typical,
-        beats=beats,
-    )
-    return beat_rows(directory, records, preparation, on_error=on_error)[0]
-
-
 def _choose_records(directory, split, records, paced):
     """The records of each part where the split names them, all records to load, and notes."""
     present = list_records(directory)
+    groups = {"train": list(DS1), "test": list(DS2)} if split == "ds1_ds2" else {}
     if isinstance(split, dict):
         if unknown := set(split) - {"train", "val", "test"}:
             raise ValueError(
-                f"split has the parts {', '.join(sorted(unknown))}; it may have train, val and test."
+                f"split has the parts {', '.join(sorted(unknown))}; "
+                "it may have train, val and test."
             )
         if not split.get("train") or not split.get("test"):
             raise ValueError(
-                "split needs the records of 'train' and 'test'; 'val' is cut off train if it is left out."
+                "split needs the records of 'train' and 'test'; "
+                "'val' is cut off train if it is left out."
             )
         groups = {part: [str(name) for name in names] for part, names in split.items()}
         _check_one_part(groups)
-    else:
-        check_option("split", split, ("ds1-ds2", "patient", "kfold"))
-        groups = {"train": list(DS1), "test": list(DS2)} if split == "ds1-ds2" else {}
     if groups:
         chosen = [name for part in groups.values() for name in part]
         if absent := [name for name in chosen if name not in present]:
             raise ValueError(
-                f"split {split if isinstance(split, str) else 'by lists'} needs {len(chosen)} records, and {directory} lacks "
-                f"{len(absent)} of them: {', '.join(absent)}. Get them (ecg-keras download mitdb DIR), or divide the records that are "
-                "there: split='patient'."
+                f"split {split if isinstance(split, str) else 'by lists'} needs {len(chosen)} "
+                f"records, and {directory} lacks {len(absent)} of them: {', '.join(absent)}. "
+                "Get them (ecg-keras download mitbih_records DIR), or divide the records that "
+                "are there: split='patient'."
             )
         return groups, chosen, []
     if isinstance(records, str):
@@ -338,7 +320,8 @@ def _check_one_part(groups):
             patient = ONE_PATIENT.get(name, name)
             if of.setdefault(patient, part) != part:
                 raise ValueError(
-                    f"record {name} is of a patient who is in {of[patient]} and in {part}; keep patients in one part."
+                    f"record {name} is of a patient who is in {of[patient]} and in {part}; "
+                    "keep patients in one part."
                 )
 
 
@@ -380,68 +363,51 @@ def _check_not_empty(part, name, directory):
         )
 
 
-def _name(split, fold, n_folds):
-    """A split as text."""
-    if isinstance(split, dict):
-        return "records by list"
-    return {
-        "ds1-ds2": "DS1/DS2",
-        "patient": "whole patients",
-        "kfold": f"fold {fold} of {n_folds}, whole patients",
-    }[split]
+@keywords_of(BeatPreparation)
+def load_beats(directory, records, *, on_error="raise", **preparation):
+    """Load the beats of some recordings as one data set, to evaluate a finished model on.
 
+    Parameters
+    ----------
+    directory : path
+        Folder of WFDB records (.hea, .dat, .atr).
+    records : sequence of str
+        Record names.
+    on_error : {"raise", "skip"}, default "raise"
+        What to do with a recording that cannot be used; skipped ones are named in `notes`.
+    **preparation
+        How a recording becomes rows: see `BeatPreparation`. A model's card carries that of its
+        training data, so that further recordings can be prepared in the same way.
 
-CLASSES = {"aami5": AAMI_CLASSES, "aami4": AAMI_CLASSES[:4], "aami3": AAMI_CLASSES[:3]}
-
-_LARGEST = 20.0  # typical QRS heights; more is an artefact
-
-
-@dataclass(frozen=True)
-class BeatPreparation:
-    """How a recording becomes rows; the fields are keywords of `mitbih_records.load_beats`, explained at `mitbih_records.load_mitbih_records`."""
-
-    classes: str = "aami5"
-    fusion_beats: str = "out"
-    lead: str | list = "MLII"
-    window_s: tuple = (0.4, 0.6)
-    fs: float = 125.0  # Hz
-    band_hz: tuple = (0.5, 40.0)
-    mains_hz: float | None = None
-    scale: str = "record"
-    features: str | None = "rhythm"
-    typical: bool = False
-    beats: str = "annotated"
-
-    def __post_init__(self):
-        check_option("classes", self.classes, CLASSES)
-        check_option("fusion_beats", self.fusion_beats, ("out", "V"))
-        check_option("scale", self.scale, ("record", "none"))
-        check_option("features", self.features, ("rhythm", "rr", None))
-        check_option("beats", self.beats, ("annotated", "detected"))
-        check_positive("fs", self.fs)
-        for name, value in (("window_s", self.window_s), ("band_hz", self.band_hz)):
-            if len(value) != 2:
-                raise ValueError(f"{name} must be a pair of numbers, got {value}.")
-            object.__setattr__(self, name, [float(number) for number in value])
-        object.__setattr__(
-            self, "lead", self.lead if isinstance(self.lead, str) else list(self.lead)
-        )
-
-    @property
-    def leads(self):
-        """Names of the leads of `x`."""
-        own = (self.lead,) if isinstance(self.lead, str) else tuple(self.lead)
-        return own + tuple(f"{lead} typical" for lead in own) * self.typical
-
-
-def beat_rows(directory, records, preparation, *, on_error="raise"):
-    """Load recordings as one data set; returns it with the annotation symbol of each row.
+    Returns
+    -------
+    ECGDataset
 
     Raises
     ------
     ValueError
-        If a recording cannot be used (with ``on_error="skip"``: if none can), or no beat is of the classes.
+        If a recording cannot be used (with ``on_error="skip"``: if none can), or no beat is of the
+        classes.
+    TypeError
+        If a keyword is not known.
+    ImportError
+        If wfdb is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from ecg_keras.demo import write_demo_records
+    >>> folder = tempfile.mkdtemp()
+    >>> names = write_demo_records(folder, n_patients=2, duration_s=60)
+    >>> ds = load_beats(folder, names, features="rr")
+    >>> len(ds) == len(load_beats(folder, names, **ds.preparation))
+    True
     """
+    return beat_rows(directory, records, BeatPreparation(**preparation), on_error=on_error)[0]
+
+
+def beat_rows(directory, records, preparation, *, on_error="raise"):
+    """`load_beats` by a `BeatPreparation`; returns also the annotation symbol of each row."""
     start = time.perf_counter()
     check_option("on_error", on_error, ("raise", "skip"))
     if isinstance(records, str) or not len(records):
@@ -497,13 +463,10 @@ def beat_rows(directory, records, preparation, *, on_error="raise"):
 
 def _classes_note(preparation, left_out):
     """Which classes, and how many beats were left out, as a sentence for the report."""
-    fusion = (
-        ", F counted as V"
-        if preparation.fusion_beats == "V" and preparation.classes == "aami3"
-        else ""
-    )
+    merged = preparation.fusion_beats == "V" and preparation.classes == "aami3"
+    names = " ".join(CLASSES[preparation.classes]) + ", F counted as V" * merged
     counts = ", ".join(f"{count:,} {key}" for key, count in left_out.items() if count) or "none"
-    return f"Classes {preparation.classes} ({' '.join(CLASSES[preparation.classes])}{fusion}); beats left out: {counts}."
+    return f"Classes {preparation.classes} ({names}); beats left out: {counts}."
 
 
 def _late_note(parts):
@@ -550,7 +513,7 @@ def _rows_of(recording, preparation):
 
 
 def _views(recording, peaks, preparation):
-    """Windows float32 (n_beats, samples, leads), features (n_beats, columns) and their names, of all beats."""
+    """All beats' windows (n_beats, samples, leads), features (n_beats, columns) and their names."""
     signal, fs = recording.signal, preparation.fs
     if preparation.mains_hz:
         signal = notch(signal, fs=recording.fs, mains_hz=preparation.mains_hz)

@@ -181,7 +181,7 @@ _RECORDS = {
     },
     "rhythm": {
         "load": {
-            "split": "ds1-ds2",
+            "split": "ds1_ds2",
             "classes": "aami3",
             "lead": ("MLII", "other"),
             "typical": True,

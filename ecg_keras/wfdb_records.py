@@ -71,7 +71,11 @@ def list_records(directory):
     names = sorted(path.stem for path in directory.glob("*.hea"))
     if not names:
         below = sorted({str(path.parent) for path in directory.glob("*/*.hea")})
-        hint = f"; {below[0]} does" if below else "; get them with: ecg-keras download mitdb DIR"
+        hint = (
+            f"; {below[0]} does"
+            if below
+            else "; get them with: ecg-keras download mitbih_records DIR"
+        )
         raise ValueError(f"{directory}: holds no WFDB records (no .hea file){hint}.")
     return names
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import tempfile
 
 import numpy as np
@@ -57,3 +58,20 @@ def toy_dataset(
 def toy():
     """Sixty noisy sines of three classes."""
     return toy_dataset()
+
+
+@pytest.fixture(scope="session")
+def written_records(tmp_path_factory):
+    """A folder of ten synthetic records of a minute, to read."""
+    pytest.importorskip("wfdb")
+    from ecg_keras.demo import write_demo_records
+
+    folder = tmp_path_factory.mktemp("records")
+    write_demo_records(folder, n_patients=10, duration_s=60)
+    return folder
+
+
+@pytest.fixture
+def records_to_damage(written_records, tmp_path):
+    """A copy of `written_records`, to change."""
+    return shutil.copytree(written_records, tmp_path / "records")

@@ -1,11 +1,12 @@
-"""Measure models on MIT-BIH patients they have not seen: 5-fold cross-validation inside DS1, whole patients.
+"""Measure models on MIT-BIH patients they have not seen: 5 folds of whole patients inside DS1.
 
-    python tests/bench/ds1_cv.py rhythm DIR [--seeds 0,1] [--folds 0,1,2,3,4] [--set filters=()] ...
+    python tests/bench/ds1_cv.py rhythm DIR [--seeds 0,1] [--folds 0,1,2,3,4] [--set filters=()]
     python tests/bench/ds1_cv.py signal_to_image DIR --most-per-class 60 --set epochs=4
 
-The settings are those of the preset of that name; ``--set`` changes keywords of the model or of fitting. Every beat of every DS1
-patient is tested once per seed, by a model that has not seen the patient. DS2 is not touched. Writes
-outputs/ds1_cv/NAME.json; a run that is killed goes on with the folds that are missing.
+The settings are those of the preset of that name; ``--set`` changes keywords of the model, of
+fitting or of preparing beats. Every beat of every DS1 patient is tested once per seed, by a model
+that has not seen the patient. DS2 is not touched. Writes outputs/ds1_cv/NAME.json; a run that is
+killed goes on with the folds that are missing.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from ecg_keras.storage import (
 from ecg_keras.training import fit
 
 N_FOLDS = 5
-PREPARED = ("classes", "fusion_beats", "lead", "window_s", "features", "typical")
+PREPARED = {field.name for field in dataclasses.fields(BeatPreparation)}
 
 
 def main():
@@ -219,7 +220,7 @@ def measure(ds, usable, family, modelling, fitting, fold, seed, most, most_test)
 
 
 def confusions(model, test, sample):
-    """A 3 x 3 table (true, predicted) per record; a sample's rows are scaled to the record's own counts."""
+    """A 3 x 3 table (true, predicted) per record; of a sample, scaled to the record's counts."""
     predicted = np.concatenate(
         [
             predict(model, sample[i : i + 2048], batch_size=256).argmax(axis=1)
@@ -252,7 +253,7 @@ def figures(confusion):
 
 
 def summary(runs):
-    """Mean and standard deviation over folds (mean of seeds), and the figures of all beats pooled per seed."""
+    """Mean and deviation over folds (mean of seeds), and figures of all beats pooled per seed."""
     keys = [key for key in runs[0] if key[:2] in ("ma", "ac", "N_", "S_", "V_")]
     folds = {
         fold: [run for run in runs if run["fold"] == fold]

@@ -1,0 +1,83 @@
+"""Features of beats: likeness to the typical beat, rhythm, and that each recording stands alone."""
+
+import numpy as np
+import pytest
+
+from ecg_keras.beats import describe_beats
+
+pytestmark = pytest.mark.numeric
+
+
+@pytest.fixture
+def recording():
+    """Two leads at 125 Hz, 60 beats with P waves, every tenth 30 % early."""
+    fs, rng = 125, np.random.default_rng(1)
+    rr = np.where(np.arange(60) % 10 == 5, 0.56, 0.8) + 0.01 * rng.standard_normal(60)
+    peaks_s = 1 + np.cumsum(rr)
+    t = np.arange(int((peaks_s[-1] + 1) * fs))[:, None] / fs
+    bumps = lambda at, width: np.exp(-0.5 * ((t - at) / width) ** 2).sum(axis=1)
+    x = bumps(peaks_s, 0.012) + 0.2 * bumps(peaks_s - 0.16, 0.02)
+    return np.column_stack([x, -0.5 * x]) + 0.01 * rng.standard_normal((len(t), 2)), peaks_s, fs
+
+
+def test_an_early_beat_is_early_in_every_comparison(recording):
+    x, peaks_s, fs = recording
+    features, names, _ = describe_beats(x, peaks_s, fs=fs)
+    assert features.dtype == np.float32 and np.isfinite(features).all()
+    early = np.arange(60) % 10 == 5
+    for name in ("rr_prev/near", "rr_prev/around_p75", "rr_prev/record", "rr_prev/before"):
+        values = features[:, names.index(name)]
+        np.testing.assert_allclose(values[early][1:], np.log(0.56 / 0.8), atol=0.1)
+        assert values[~early][1:].min() > -0.1, name
+
+
+def test_unit_does_not_matter_and_names_tell_leads(recording):
+    x, peaks_s, fs = recording
+    features, names, _ = describe_beats(x, peaks_s, fs=fs)
+    louder, _, typical = describe_beats(1000 * x, peaks_s, fs=fs)
+    np.testing.assert_allclose(louder, features, atol=0.02)  # small constants keep off zero
+    assert {"qrs_like_0", "qrs_like_1", "p_like_1"} <= set(names) and "qrs_like_2" not in names
+    assert len(set(names)) == len(names)
+    assert typical(0.2, 0.4).shape == (75, 2)
+
+
+def test_a_beat_of_another_shape_is_unlike_the_typical_one(recording):
+    x, peaks_s, fs = recording
+    odd = round(peaks_s[30] * fs)
+    x[odd - 12 : odd + 13] = 0.8 * np.hanning(25)[:, None] * [-1, 1]  # wide, upside down
+    features, names, _ = describe_beats(x, peaks_s, fs=fs)
+    for lead in (0, 1):
+        like = features[:, names.index(f"qrs_like_{lead}")]
+        wide = features[:, names.index(f"width_more_{lead}")]
+        assert like.argmin() == 30 and like[30] < 0 and np.median(like) > 0.95
+        assert wide.argmax() == 30
+
+
+def test_refusals_say_what_came(recording):
+    x, peaks_s, fs = recording
+    with pytest.raises(ValueError, match="at least 10 are needed, got 9"):
+        describe_beats(x, peaks_s[:9], fs=fs)
+    with pytest.raises(ValueError, match="R peaks must rise; beat 1 "):
+        describe_beats(x, peaks_s[::-1], fs=fs)
+    with pytest.raises(ValueError, match="fs must be above 0"):
+        describe_beats(x, peaks_s, fs=0)
+
+
+def test_the_typical_beat_is_a_late_one_where_most_are_early():
+    """Runs of early beats after pauses: the typical beat has the P wave of those after a pause."""
+    fs, t, rng = 125, 5.0, np.random.default_rng(0)
+    peaks, p_waves = [], []
+    for _ in range(30):
+        for k in range(4):  # one beat after a pause, three early ones
+            t += 1.2 if k == 0 else 0.45 + 0.01 * rng.standard_normal()
+            peaks.append(t)
+            p_waves.append(k == 0)
+    time_s = np.arange(int((t + 5) * fs)) / fs
+    bump = lambda at, width: np.exp(-0.5 * ((time_s - at) / width) ** 2)
+    x = sum(bump(at, 0.012) + 0.2 * p * bump(at - 0.16, 0.02) for at, p in zip(peaks, p_waves))[
+        :, None
+    ]
+    features, names, typical = describe_beats(x, peaks, fs=fs)
+    assert typical(0.4, 0.5)[round(0.24 * fs), 0] > 0.15  # the P wave
+    like = features[:, names.index("p_like_0")]
+    assert like[np.array(p_waves)].min() > 0.9 > 0.5 > np.median(like[~np.array(p_waves)])
