@@ -64,6 +64,13 @@ def atomic_path(path):
         part.unlink(missing_ok=True)
 
 
+def _umask():
+    """The process's umask; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
 def final_name(name):
     """The name that a temporary file of `atomic_path` was to get; another name as it is.
 
@@ -99,13 +106,6 @@ def check_free(folder, names, *marks):
                 f"{file} was not written by this package, which would replace it; move it, or give "
                 "another out_dir."
             )
-
-
-def _umask():
-    """The process's umask; it can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path, text):
