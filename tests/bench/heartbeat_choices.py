@@ -1,14 +1,21 @@
 """Measure one setting for the Kaggle 'heartbeat' CSVs without their test file.
 
-    python tests/bench/heartbeat_choices.py --data DIR --preset resnet1d [--seed 0] [option=value ...]
+    python tests/bench/heartbeat_choices.py --data DIR --preset resnet1d [--seed 0] [option=value]
 
-Trains the preset, with the options changed that are given, on nine tenths of the training rows, and prints accuracy
-and macro-F1 on the validation rows, which choose the epoch, and on the other tenth, which chooses nothing. The test
-file is not looked at. outputs/heartbeat_choices.csv has what was tried so, at the last epoch: accuracy and macro-F1
-over validation and held-out rows together, and over the held-out rows alone. Its rows change these settings (all
-with label smoothing 0.02): resnet1d with filters (32, 64, 96, 128), stem_strides 3, the default majority_share,
-batches of 256, rate 4e-3, weight decay 0.03, ema 0.998; resnet1d_fast with filters (32, 64, 96), kernel 5, rate 6e-3.
-The last two are today's resnet1d, which search_heartbeat.py found, at its best epoch as printed here.
+Trains the preset, with the options changed that are given, on nine tenths of the training rows.
+Prints accuracy and macro-F1 on the validation rows, which choose the epoch, and on the other
+tenth, which chooses nothing. The test file is not looked at.
+
+outputs/heartbeat_choices.csv has what was tried so, at the last epoch: accuracy and macro-F1 over
+validation and held-out rows together, and over the held-out rows alone. Its rows change these
+settings, all with label smoothing 0.02:
+
+- resnet1d with filters (32, 64, 96, 128), stem_strides 3, the default majority_share, batches of
+  256, rate 4e-3, weight decay 0.03, ema 0.998;
+- resnet1d_fast with filters (32, 64, 96), kernel 5, rate 6e-3.
+
+The last two rows are today's resnet1d, which search_heartbeat.py found, at its best epoch as
+printed here.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python tests/bench/heartbeat_families.py --data DIR [--families NAME ...] [--seeds 0 1 2]
 
-As ptbxl_families.py, with the presets of `ecg_keras.presets`; results in outputs/heartbeat_FAMILY/ and
-outputs/heartbeat_families/; `cnn2d` is trained for the comparison alone, its figures are those of mitbih_csv.py.
-Patients are mixed in these files, so figures are those of people already seen.
+As ptbxl_families.py does, with the presets of the source mitbih_csv. Results go to
+outputs/heartbeat_FAMILY/ and outputs/heartbeat_families/. `cnn2d` is trained for the comparison
+alone; its figures are those of mitbih_csv.py. Patients are mixed in these files, so figures are
+those of people already seen.
 """
 
 import argparse

@@ -1,11 +1,13 @@
 """Train every model family on PTB-XL the same way and put them side by side.
 
-    python tests/bench/ptbxl_families.py --data DIR [--folds 1-7/8/9] [--families NAME ...] [--seeds 0 1 2]
+    python tests/bench/ptbxl_families.py --data DIR [--folds 1-7/8/9] [--families NAME ...]
+                                         [--seeds 0 1 2]
 
-Each run is the command line in a process of its own, with the family's preset (`ecg_keras.presets`) and nothing
-else; `hybrid` starts from the branches trained here with the same seed. Whole runs go to outputs/scratch/ptbxl/,
-report.json and history.csv of each to outputs/ptbxl_FAMILY/seedN/, a row per family (all its finished seeds) to
-outputs/results.csv and the comparison of the first seed's runs to outputs/ptbxl_families/. The test part decides nothing.
+Each run is the command line in a process of its own, with the preset of that name and nothing
+else; `hybrid` starts from the branches trained here with the same seed. Whole runs go to
+outputs/scratch/ptbxl/, report.json and history.csv of each to outputs/ptbxl_FAMILY/seedN/, a row
+per family (all its finished seeds) to outputs/results.csv, and the comparison of the first seed's
+runs to outputs/ptbxl_families/. The test part decides nothing.
 """
 
 import argparse
@@ -41,7 +43,7 @@ BRANCHES = {
 
 
 def run(source, data, family, seed, *, folds=None, scratch, fresh=False):
-    """Train one preset with one seed, unless it is there already; returns the folder and the command."""
+    """Train one preset with one seed, unless that is done; returns the folder and the command."""
     from ecg_keras.presets import find_preset
 
     out = scratch / family / f"seed{seed}"
@@ -75,7 +77,7 @@ def run(source, data, family, seed, *, folds=None, scratch, fresh=False):
 
 
 def keep(scratch, name, family, *, protocol, script):
-    """Copy what the repository keeps of a family's finished runs, and write their row of outputs/results.csv."""
+    """Copy what the repository keeps of a family's runs, and write their row of results.csv."""
     from ecg_keras.report import record_result
 
     runs = sorted(file.parent for file in (scratch / family).glob("seed*/report.json"))

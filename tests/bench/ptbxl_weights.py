@@ -1,10 +1,11 @@
-"""Weigh the branches of the preset hybrid_best by cross-validation over folds 1 to 8 of PTB-XL; folds 9 and 10 are not read.
+"""Weigh the branches of the preset hybrid_best by cross-validation over folds 1 to 8 of PTB-XL.
 
     python tests/bench/ptbxl_weights.py --data DIR [--seed 0]
 
-For each pair of folds (1 and 2, 3 and 4, ...) the preset is trained on the other six, the first of the pair choosing
-the epoch; then its branches' logits on the pair are averaged with each of WEIGHTS. outputs/ptbxl_weights.csv has, over
-the eight folds, the mean macro-AUC, and the mean macro-F1 and accuracy with thresholds chosen on the other fold of the pair.
+Folds 9 and 10 are not read. For each pair of folds (1 and 2, 3 and 4, ...) the preset is trained
+on the other six, the first of the pair choosing the epoch; then its branches' logits on the pair
+are averaged with each of WEIGHTS. outputs/ptbxl_weights.csv has, over the eight folds, the mean
+macro-AUC, and the mean macro-F1 and accuracy with thresholds chosen on the other fold of the pair.
 """
 
 import argparse
@@ -28,7 +29,7 @@ WEIGHTS = (
 
 
 def logits_of(pair, data, seed):
-    """Labels and branches' logits (branches, records, classes) on each fold of a pair, and the branches' names."""
+    """Labels and logits (branches, records, classes) on each fold of a pair; branches' names."""
     import keras
 
     from ecg_keras import build_model, load_ptbxl
@@ -49,7 +50,7 @@ def logits_of(pair, data, seed):
 
 
 def figures(weights, folds):
-    """macro-AUC, macro-F1 and accuracy of a mean with these weights on one pair of folds, each a mean of two."""
+    """macro-AUC, macro-F1 and accuracy of a mean with these weights, over a pair of folds."""
     from ecg_keras.metrics import choose_thresholds, evaluate
 
     joined = [
