@@ -1,20 +1,15 @@
-"""Make the batches a model is trained on.
+"""Make the batches a model is trained on, and change their signals at random.
 
 Conventions
 -----------
-A batch is (inputs, targets, weights): a dict of float32 arrays named as the
-model's inputs (the array itself where there is one), float32 one-hot or multi-hot targets, and a weight per row. What
-a batch holds follows from (seed, epoch, its number) alone, so a run that was
-interrupted sees the same batches as one that was not.
+A batch is (inputs, targets, weights): a dict of float32 arrays by the names of the model's inputs,
+or the array itself where there is one; float32 one-hot or multi-hot targets; a weight per row. What
+a batch holds follows from (seed, epoch, its number) alone, so a run that was interrupted sees the
+same batches as one that was not.
 
-Change ECG signals at random in ways that leave their class as it is.
-
-Conventions
------------
-Signals are float32 (n, samples, leads). Every row is changed by its own draws,
-and by strengths relative to its own size, so a row never depends on the others
-of its batch and any unit will do. Nothing is changed in place. Only rows to
-train on may come here; labels and metadata are left alone.
+Augmentations take and return float32 (n, samples, leads). Every row is changed by its own draws,
+and by strengths relative to its own size: a row never depends on the others of its batch, and any
+unit will do. Nothing is changed in place.
 """
 
 import keras
@@ -33,19 +28,21 @@ class TrainBatches(keras.utils.PyDataset):
     inputs : sequence of str
         Names of the model's inputs.
     batch_size : int
-        Rows per batch at most: an epoch is cut into batches of equal size, to one row. One or two rows left over would
-        make a batch of their own, and its normalisation a step to nowhere.
+        Rows per batch at most. An epoch is cut into batches of equal size, to one row: one or two
+        rows left over would make a batch of their own, and its normalisation a step to nowhere.
     class_weight_power : float, default 0
-        Rows weigh ``count_of_their_class ** -power``, scaled to a mean of 1 (0: all alike).
-        Where rows have several classes it must be 0.
+        Rows weigh ``count_of_their_class ** -power``, scaled to a mean of 1 over an epoch; with 0
+        all alike. Must be 0 where rows have several classes.
     majority_share : float, default 1
-        Share of the largest class's rows in an epoch; the next epoch takes the next ones, so all have their turn.
+        Share of the largest class's rows in an epoch; the next epoch takes the next ones, so all
+        have their turn.
     augment : sequence of str, default ()
         Names of `batches.AUGMENTATIONS`, applied to signals.
     crop_samples : int, optional
         Cut a random stretch of this length out of every signal.
     mixup : float, default 0
-        Mix pairs of rows and their targets with Beta(mixup, mixup) shares (Zhang et al., ICLR 2018).
+        Mix pairs of rows and their targets by shares from Beta(mixup, mixup) (Zhang et al., ICLR
+        2018).
     sampler : bool, default False
         Draw classes equally often, and interpolate minority rows towards a near neighbour.
     seed : int, default 0
@@ -77,29 +74,27 @@ class TrainBatches(keras.utils.PyDataset):
         super().__init__(workers=1)
         if augment and train.grid is not None:
             raise ValueError(
-                "augment changes signals, and train holds images or spectra; give the model raw signals."
+                "augment changes signals, and train holds images or spectra; give the model raw "
+                "signals."
             )
         if crop_samples is not None and crop_samples > train.x.shape[1]:
             raise ValueError(
-                f"crop_samples={crop_samples} is longer than the signals ({train.x.shape[1]} samples)."
+                f"crop_samples={crop_samples} is longer than the signals ({train.x.shape[1]} "
+                "samples)."
             )
         self.arrays = train.inputs(inputs)
-        self.targets = (
-            train.y if train.multi_label else np.eye(len(train.classes), dtype=np.float32)[train.y]
-        )
+        self.targets = targets_of(train)
         self.majority = _majority(train, majority_share, seed)
         self.weights = _row_weights(train, class_weight_power, majority_share)
         self.neighbours = Neighbours(train) if sampler else None
-        self.n_majority = (
-            max(1, round(majority_share * len(self.majority))) if len(self.majority) else 0
-        )
+        self.n_majority = max(1, round(majority_share * len(self.majority)))
         self.batch_size, self.augment, self.mixup = batch_size, augment, mixup
         self.fs, self.crop_samples = train.fs, crop_samples
         self.seed, self.epoch = seed, 0
         self._order = self._draw_order()
 
     def go_to(self, epoch):
-        """Go to an epoch, counted from 0. Keras ends epochs once before the first, so it is not left to count them."""
+        """Go to an epoch, counted from 0. Keras ends one before the first: it is not let count."""
         self.epoch = epoch
         self._order = self._draw_order()
 
@@ -132,11 +127,14 @@ class TrainBatches(keras.utils.PyDataset):
             share = rng.beta(self.mixup, self.mixup, len(rows)).astype(np.float32)
             other = rng.permutation(len(rows))
             inputs = {name: _mixed(array, array[other], share) for name, array in inputs.items()}
-            targets, weights = (
-                _mixed(targets, targets[other], share),
-                _mixed(weights, weights[other], share),
-            )
+            targets = _mixed(targets, targets[other], share)
+            weights = _mixed(weights, weights[other], share)
         return keras_inputs(inputs), targets, weights
+
+
+def targets_of(ds):
+    """Labels as a loss takes them, float32 (n, classes): one-hot or multi-hot."""
+    return ds.y if ds.multi_label else np.eye(len(ds.classes), dtype=np.float32)[ds.y]
 
 
 def keras_inputs(inputs):
@@ -158,7 +156,7 @@ def _majority(train, share, seed):
 
 
 def _row_weights(train, power, majority_share):
-    """A weight per row, ``count ** -power`` of its class in an epoch, with a mean of 1 over an epoch."""
+    """A weight per row: ``count ** -power`` of its class in an epoch, with a mean of 1 there."""
     if not power:
         return np.ones(len(train), np.float32)
     if train.multi_label:
@@ -217,12 +215,9 @@ class Neighbours:
             if 1 < len(rows) < goal:
                 flat = train.x[rows].reshape(len(rows), -1)
                 n = min(k, len(rows) - 1)
-                found = (
-                    NearestNeighbors(n_neighbors=n + 1)
-                    .fit(flat)
-                    .kneighbors(flat, return_distance=False)
-                )
-                self.near[rows] = rows[_filled(found[:, 1:], k)]
+                nearest = NearestNeighbors(n_neighbors=n + 1).fit(flat)
+                found = nearest.kneighbors(flat, return_distance=False)[:, 1:]  # not itself
+                self.near[rows] = rows[found[:, np.arange(k) % n]]  # fewer than k are repeated
 
     def draw(self, n, rng):
         """`n` row numbers, classes in their shares, each row of a class about equally often."""
@@ -236,11 +231,6 @@ class Neighbours:
         other = np.where(other < 0, rows, other)
         share = 1 - rng.random(len(rows), dtype=np.float32)
         return {name: _mixed(batch, arrays[name][other], share) for name, batch in inputs.items()}
-
-
-def _filled(found, k):
-    """Fewer than `k` neighbours, repeated to `k` columns."""
-    return found[:, np.arange(k) % found.shape[1]]
 
 
 def _repeated(rows, count, rng):
@@ -286,13 +276,13 @@ def augment(x, names, rng, *, fs):
 
 
 def amplitude(x, rng, *, fs, low=0.7, high=1.4):
-    """Scale each row by one factor for all leads, log-uniform in [low, high] (electrode distance, body)."""
+    """Scale each row by one factor, log-uniform in [low, high] (distance of electrodes, body)."""
     factor = np.exp(rng.uniform(np.log(low), np.log(high), (len(x), 1, 1)))
     return (x * factor).astype(np.float32)
 
 
 def baseline_wander(x, rng, *, fs, strength=0.4, low_hz=0.05, high_hz=0.5):
-    """Add one slow sine to each lead: up to `strength` of the row's standard deviation (breathing, electrodes)."""
+    """Add a slow sine (breathing) to each lead: up to `strength` of the standard deviation."""
     n, samples, leads = x.shape
     hz = rng.uniform(low_hz, high_hz, (n, 1, leads))
     phase = rng.uniform(0, 2 * np.pi, (n, 1, leads))
@@ -315,13 +305,13 @@ def time_stretch(x, rng, *, fs, most=0.1):
 
 
 def time_shift(x, rng, *, fs, most_s=0.02):
-    """Shift each row by up to `most_s` seconds; the ends hold their value (an R peak found a little off)."""
+    """Shift each row by up to `most_s` seconds; the ends hold their value (an R peak found off)."""
     shift = rng.uniform(-most_s, most_s, (len(x), 1)) * fs
     return _resampled(x, np.arange(x.shape[1]) + shift)
 
 
 def lead_polarity(x, rng, *, fs, share=0.5):
-    """Turn each lead of each row upside down with probability `share` (another position of the electrodes)."""
+    """Turn each lead of each row upside down with probability `share` (electrodes swapped)."""
     sign = np.where(rng.random((len(x), 1, x.shape[2])) < share, -1, 1)
     return (x * sign).astype(np.float32)
 

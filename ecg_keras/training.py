@@ -25,7 +25,7 @@ import numpy as np
 
 from ecg_keras import metrics
 from ecg_keras._checks import check_option, check_positive, keywords_of
-from ecg_keras.batches import AUGMENTATIONS, TrainBatches
+from ecg_keras.batches import AUGMENTATIONS, TrainBatches, targets_of
 from ecg_keras.dataset import ECGDataset, balance_train, check_parts
 from ecg_keras.layers import crop_length, model_card
 from ecg_keras.pages import paragraph
@@ -660,8 +660,7 @@ class Epochs(keras.callbacks.Callback):
     def _validated(self):
         """Loss and figures on the validation part."""
         val, probabilities = self.val, predict(self.model, self.val)
-        y = val.y if val.multi_label else np.eye(len(val.classes), dtype=np.float32)[val.y]
-        row = {"val_loss": float(_number(self.model.loss(y, probabilities)))}
+        row = {"val_loss": float(_number(self.model.loss(targets_of(val), probabilities)))}
         if not val.multi_label:
             row["val_accuracy"] = float((probabilities.argmax(axis=1) == val.y).mean())
         for name, measure in MONITORS.items():

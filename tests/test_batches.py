@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from conftest import toy_dataset
 
+from ecg_keras import to_spectrograms
 from ecg_keras.batches import (
     AUGMENTATIONS,
     TrainBatches,
@@ -100,6 +101,28 @@ def test_a_share_of_the_largest_class_takes_turns():
         assert targets.sum(axis=0).tolist() == [15, 10, 10]
         seen.append({row.tobytes() for row in x[targets[:, 0] == 1]})
     assert not seen[0] & seen[1] and len(seen[0] | seen[1]) == 30
+
+
+def test_rows_weigh_by_a_power_of_what_an_epoch_holds_of_their_class():
+    train = toy_dataset(n=90)
+    train = train[np.flatnonzero((train.y == 0) | (np.arange(90) < 30))]  # 30 of N, 10 of S and V
+    options = {"batch_size": 100, "class_weight_power": 0.5, "majority_share": 0.6}
+    _, targets, weights = TrainBatches(train, ["signal"], **options)[0]
+    counts = np.array([18, 10, 10])
+    wanted = counts**-0.5 * 38 / (counts * counts**-0.5).sum()
+    np.testing.assert_allclose(weights, targets @ wanted, rtol=1e-6)
+    assert weights.mean() == pytest.approx(1)
+
+
+def test_what_images_and_several_labels_cannot_have_is_refused():
+    several = toy_dataset(multi_label=True)
+    with pytest.raises(ValueError, match="majority_share needs one class per row.*use 1"):
+        TrainBatches(several, ["signal"], batch_size=8, majority_share=0.5)
+    with pytest.raises(ValueError, match="class-balanced sampler needs one class per row"):
+        TrainBatches(several, ["signal"], batch_size=8, sampler=True)
+    images = to_spectrograms(toy_dataset(n=8))
+    with pytest.raises(ValueError, match="augment changes signals, and train holds images"):
+        TrainBatches(images, ["image"], batch_size=8, augment=("noise",))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from conftest import toy_dataset
 from ecg_keras import build_model, to_spectrograms
 from ecg_keras.dataset import Scaler, balance_train
 from ecg_keras.layers import Card, model_card
-from ecg_keras.saved_models import check_unseen, load_model, save_served
+from ecg_keras.saved_models import check_unseen, load_model, predict, save_served
 from ecg_keras.training import evaluate_and_report
 
 
@@ -154,6 +154,76 @@ def test_a_file_from_before_rows_were_kept_loads_and_says_what_it_does_not_know(
     model = load_model(saved(tmp_path, images))
     card = model_card(model)
     assert card["split"] is None and check_unseen(model, test)["rows"] is None
+
+
+@pytest.fixture(scope="module")
+def two_leads(tmp_path_factory):
+    """A saved model that takes 187 samples of two leads, and rows for it."""
+    rows = toy_dataset(n=12, leads=2)
+    return load_model(saved(tmp_path_factory.mktemp("two"), rows)), rows
+
+
+def test_an_array_gets_the_probabilities_of_a_data_set(two_leads, tmp_path):
+    model, rows = two_leads
+    wanted = predict(model, rows)
+    assert wanted.shape == (12, 3) and wanted.dtype == np.float32
+    np.testing.assert_allclose(wanted.sum(axis=1), 1, atol=1e-5)
+    for data, fs in ((rows.x, None), (rows.x.astype(float), 125), (rows, 125.0)):
+        np.testing.assert_array_equal(predict(model, data, fs=fs), wanted)
+    np.testing.assert_allclose(predict(model, rows.x, batch_size=8)[8:], wanted[8:], atol=1e-6)
+    one_lead = toy_dataset(multi_label=True)
+    model = load_model(saved(tmp_path, one_lead))
+    wanted = predict(model, one_lead)
+    np.testing.assert_array_equal(predict(model, one_lead.x[:, :, 0], fs=125), wanted)
+
+
+def test_signals_that_a_saved_model_does_not_take_are_refused(two_leads):
+    model, rows = two_leads
+    need = r"187 samples x 2 leads \(L0, L1\) at 125 Hz, got rows of shape "
+    for data, message in (
+        (rows.x[:, :100], need + r"\(100, 2\)"),
+        (rows.x[:, :, 0], need + r"\(187, 1\)"),
+        (rows.replace(x=rows.x[:, :100], digests=None, n_samples=None), need + r"\(100, 2\)"),
+        (rows.x[0, :, 0], r"add the batch axis with data\[None, :\]"),
+        (np.where(rows.x > 0.9, np.nan, rows.x), "data has NaN or infinite samples in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict(model, data)
+    for data, fs in ((rows.x, 360), (rows, 360), (rows.replace(fs=360), None)):
+        with pytest.raises(ValueError, match="sampled at 360 Hz, the model takes 125 Hz"):
+            predict(model, data, fs=fs)
+
+
+def test_an_array_needs_a_card_and_no_metadata(tmp_path):
+    rows = toy_dataset()
+    keras.utils.set_random_seed(0)
+    network = build_model("multimodal", like=rows)
+    with pytest.raises(TypeError, match="network without a card takes an ECGDataset, got ndarray"):
+        predict(network, rows.x)
+    save_served(tmp_path / "model.keras", network, rows)
+    model = load_model(tmp_path / "model.keras")
+    assert predict(model, rows).shape == (60, 3)
+    with pytest.raises(ValueError, match=r"takes metadata too \(age, sex\); give an ECGDataset"):
+        predict(model, rows.x)
+
+
+def test_what_is_no_saved_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no such model file; fit_and_report writes one"):
+        load_model(tmp_path / "model.keras")
+    (tmp_path / "notes.keras").write_text("mine")
+    with pytest.raises(ValueError, match="notes.keras: not a Keras model that can be read"):
+        load_model(tmp_path / "notes.keras")
+    build_model("cnn2d", like=toy_dataset(), filters=(4, 8)).save(tmp_path / "network.keras")
+    with pytest.raises(ValueError, match="network.keras: carries no classes and sampling rate"):
+        load_model(tmp_path / "network.keras")
+
+
+def test_a_file_that_would_differ_from_its_network_is_not_written(tmp_path):
+    train = toy_dataset()
+    network = build_model("cnn2d", like=train, filters=(4, 8))
+    with pytest.raises(ValueError, match="differs from the trained one by .*nothing was saved"):
+        save_served(tmp_path / "model.keras", network, train, tolerance=-1)
+    assert not list(tmp_path.glob("*.keras"))
 
 
 def run_python(code, backend="tensorflow", *arguments):
