@@ -389,7 +389,14 @@ def card_layer(model):
 
 
 def model_card(model):
-    """The `Card` info inside a model saved by `fit_and_report`, or None."""
+    """What a saved model says of itself, see `load_model`: a dict, or None for other models.
+
+    Examples
+    --------
+    >>> card = Card({"classes": ["N", "V"], "fs": 125.0})
+    >>> model_card(keras.Sequential([keras.Input((2,)), card]))["classes"]
+    ['N', 'V']
+    """
     layer = card_layer(model)
     return None if layer is None else layer.info
 
