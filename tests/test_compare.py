@@ -176,3 +176,24 @@ def test_files_of_others_are_not_replaced(runs, tmp_path):
     for _ in range(2):
         compare(both, tmp_path, n_boot=10)
     assert (tmp_path / "cost.png").read_text() == "mine"
+
+
+def test_all_pairs_of_three_runs_are_folded_away(runs, tmp_path):
+    third = copy_of(runs / "second", tmp_path / "third")
+    result = compare([runs / "first", runs / "second", third], tmp_path / "out", n_boot=20)
+    page = result.page.read_text()
+    assert "<summary>All 3 pairs</summary>" in page
+    best = result["runs"][0]["run"]
+    before = page[: page.index("<summary>")]
+    assert before.count(f" - {best}</td>") == 2, "the differences to the best are shown first"
+
+
+def test_other_classes_are_not_paired(runs, tmp_path):
+    def rename(report, rows):
+        report["classes"] = ["N", "S", "X"]
+        new = lambda label: label.replace("V", "X")
+        return [{new(name): new(value) for name, value in row.items()} for row in rows]
+
+    other = copy_of(runs / "first", tmp_path / "other", rename)
+    result = compare([runs / "first", other], tmp_path / "out", n_boot=20)
+    assert result["unpaired"][0]["reason"] == "classes differ: N, S, V and N, S, X"

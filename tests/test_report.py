@@ -16,6 +16,11 @@ from ecg_keras.metrics import evaluate
 from ecg_keras.plots import plot_signal, png
 from ecg_keras.report import (
     Report,
+    _aami,
+    _draw_row,
+    _notes,
+    _processor,
+    check_run_folder,
     device,
     families_table,
     peak_rss_mb,
@@ -24,7 +29,7 @@ from ecg_keras.report import (
     versions,
     write_report,
 )
-from ecg_keras.spectrograms import to_spectrograms
+from ecg_keras.spectrograms import to_spectra, to_spectrograms
 
 pytestmark = pytest.mark.numeric
 
@@ -437,6 +442,65 @@ def test_a_notebook_shows_the_figures_of_the_page(signals_run):
     table = shown[shown.index("<table>") :]
     assert table in signals_run.page.read_text()
     assert repr(signals_run) == f"<Report: {signals_run.summary()}>"
+
+
+def test_a_row_of_a_spectrum_is_drawn_over_hz():
+    axes = _draw_row(to_spectra(toy_dataset(n=6)), 0, "N")
+    assert axes.get_xlabel() == "frequency (Hz)" and axes.get_title(loc="left") == "N: spectrum"
+
+
+def test_an_interval_that_holds_the_majority_is_told():
+    test = {"accuracy": 0.8, "majority_accuracy": 0.75, "ci95": {"accuracy": [0.7, 0.9]}}
+    told = lambda: _notes({"test": test, "notes": ["<b>"]}, {}, {"findings": ["<b>"]})
+    assert "reaches down to" in told() and told().count("&lt;b&gt;") == 1
+    test["ci95"]["accuracy"][0] = 0.76
+    assert "reaches down to" not in told()
+
+
+def test_the_exemptions_of_ec57_stand_below_the_figures():
+    row = {
+        "sensitivity": 0.9,
+        "positive_predictivity": 0.8,
+        "false_positive_rate": 0.01,
+        "f1": 0.85,
+    }
+    row |= {"positive_predictivity_ec57": 0.95, "false_positive_rate_ec57": 0.004, "support": 9}
+    shown = _aami({"aami": {"S": row, "V": row}, "majority_accuracy": 0.9})
+    assert shown.count("EC57 exemptions</td>") == 2 and ">95.0 %<" in shown and ">0.40 %<" in shown
+    assert "de Chazal et al. 2004" in shown and "Each recording" not in shown
+
+
+def test_rows_that_a_model_was_trained_on_are_announced():
+    test = {"accuracy": 0.9, "majority_accuracy": 0.5, "n": 10}
+    report = Report({"model": "m", "test": test, "seen": {"too_many": True}}, "run")
+    assert report.summary().startswith("ROWS IT WAS TRAINED ON: m: test accuracy 90.0 %")
+    assert "Not a test" in report._repr_html_()
+
+
+def test_files_that_no_run_wrote_are_not_replaced(tmp_path):
+    test = toy_dataset(n=6)
+    check_run_folder(tmp_path, test, trained=True, explained=True)
+    for name in ("signal_V.png", "roc.png", "explained_7.png", "model.keras"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(ValueError, match=f"{name} was not written by"):
+            check_run_folder(tmp_path, test, trained=True, explained=True)
+        (tmp_path / name).unlink()
+    (tmp_path / "model.keras").write_text("mine")
+    check_run_folder(tmp_path, test)
+
+
+def test_a_system_without_proc_still_names_its_processor(monkeypatch):
+    def absent(*args, **options):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(pathlib.Path, "read_text", absent)
+    assert _processor()
+
+
+def test_no_runs_have_no_mean(tmp_path):
+    with pytest.raises(ValueError, match="run_dirs is empty"):
+        record_result(tmp_path / "results.csv", [], protocol="A", command="")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_run_was_made_on_is_said():
