@@ -1,4 +1,4 @@
-"""Describe each beat of a recording by its rhythm, its shape and its likeness to the recording's other beats.
+"""Describe each beat of a recording by its rhythm, shape and likeness to the others.
 
 Conventions
 -----------
@@ -22,24 +22,12 @@ _BEFORE_S, _AFTER_S, _MARGIN_S = 0.4, 0.5, 0.08  # what is cut around an R peak;
 _QRS_S, _P_S, _T_S = (-0.09, 0.12), (-0.28, -0.08), (0.12, 0.45)  # from the R peak
 _LAG_S = 0.04  # most by which a beat, or its P wave, is moved to fit the typical one
 _AROUND = 81  # beats that a beat's surroundings are measured over: one to two minutes
-_COMPARED = (
-    "qrs_apart",
-    "qrs_gain",
-    "p_apart",
-    "p_like_0",
-    "p_like_1",
-    "p_like_moved",
-    "t_apart",
-    "width_0",
-    "width_1",
-    "like_prev",
-    "alike_typical_log",
-    "p_alike_typical",
+_COMPARED = tuple(  # first letters of the features that `_standing` compares
+    "qrs_apart qrs_gain p_apart p_like_0 p_like_1 p_like_moved t_apart "
+    "width_0 width_1 like_prev alike_typical_log p_alike_typical".split()
 )
 _LEAST_SPREAD = 0.02  # of features compared in their own spread
-_REFERENCES = (
-    1500  # beats of a recording that each beat is compared with; bounds memory on long recordings
-)
+_REFERENCES = 1500  # beats that each beat is compared with, at most: bounds memory
 
 
 def describe_beats(x, peaks_s, *, fs):
@@ -58,15 +46,15 @@ def describe_beats(x, peaks_s, *, fs):
     -------
     features : ndarray of float32, shape (n_beats, n_features)
     names : tuple of str
-        Rhythm first, then for each lead ``qrs``, ``p``, ``t`` likeness to the typical beat, then likeness to
-        the recording's other beats.
+        Rhythm first; then for each lead ``qrs``, ``p`` and ``t`` likeness to the typical beat;
+        then likeness to the recording's other beats.
     typical : function of (before_s, after_s)
         The typical beat as float32 (samples, leads), cut as `signals.beat_windows` cuts beats.
 
     Raises
     ------
     ValueError
-        If there are fewer than 10 beats, the peaks do not rise or lie outside the recording.
+        If there are fewer than 10 beats, or the peaks do not rise or lie outside the recording.
 
     Examples
     --------
@@ -84,12 +72,17 @@ def describe_beats(x, peaks_s, *, fs):
             f"beats are described by those around them: at least 10 are needed, got {len(peaks_s)}."
         )
     rhythm = _rhythm(peaks_s)
+    if peaks_s[0] < 0 or peaks_s[-1] * fs > len(x):
+        raise ValueError(
+            f"peaks_s must lie in the recording's {len(x) / fs:g} s, got "
+            f"{peaks_s[0]:g} to {peaks_s[-1]:g} s."
+        )
     peaks = np.clip(np.round(peaks_s * fs).astype(np.int64), 0, len(x) - 1)
     late = (rhythm["rr_prev/around_p75"] >= 0) & (rhythm["rr_rank"] <= 0.97)
     beats, lags, chosen = _aligned(x, peaks, late, fs)
-    model = np.median(beats[chosen], axis=0)  # (samples, leads)
-    shape = _shape(beats, model, fs)
-    likeness = _likeness(beats, model, chosen, rhythm | shape, fs)
+    typical_beat = np.median(beats[chosen], axis=0)  # (samples, leads)
+    shape = _shape(beats, typical_beat, fs)
+    likeness = _likeness(beats, typical_beat, chosen, rhythm | shape, fs)
     columns = rhythm | {"lag": lags / fs} | shape | likeness
     columns |= _standing(columns, chosen)
     features = np.column_stack(list(columns.values())).astype(np.float32)
@@ -139,9 +132,8 @@ def _rhythm(peaks_s):
     change = np.abs(np.diff(log, prepend=log[0]))
     columns |= {f"change_{k}": ndimage.median_filter(change, k, mode="nearest") for k in (11, 41)}
     columns["change_record"] = _constant(np.median(change), n)
-    alone = _distance_to_neighbours(
-        log
-    )  # small where RR intervals cluster, as in bigeminy; large in fibrillation
+    # small where RR intervals cluster, as in bigeminy; large in fibrillation
+    alone = _distance_to_neighbours(log)
     columns |= {"alone": alone, "alone_41": ndimage.median_filter(alone, 41, mode="nearest")}
     columns["alone_record"] = _constant(np.median(alone), n)
     columns["spread_41"] = over(41, 80) - over(41, 20)
@@ -164,7 +156,7 @@ def _constant(value, n):
 
 
 def _distance_to_neighbours(log, *, reach=30, rank=6):
-    """How far the `rank`-th most alike of the RR intervals within `reach` beats is, in log units."""
+    """Distance to the `rank`-th most alike of the RR intervals within `reach` beats, in log."""
     reach = min(reach, len(log) - 1)
     windows = np.lib.stride_tricks.sliding_window_view(
         np.pad(log, reach, mode="reflect"), 2 * reach + 1
@@ -175,7 +167,8 @@ def _distance_to_neighbours(log, *, reach=30, rank=6):
 def _aligned(x, peaks, late, fs):
     """Cut beats and move each to fit the typical beat best.
 
-    Returns beats (n_beats, samples, leads), lags in samples, and the rows of the beats that make the typical one.
+    Returns beats (n_beats, samples, leads), lags in samples, and the rows of the beats that make
+    the typical one.
     """
     margin = round(_MARGIN_S * fs)
     wide = beat_windows(
@@ -184,12 +177,12 @@ def _aligned(x, peaks, late, fs):
     samples = wide.shape[1] - 2 * margin
     qrs, late = _part(_QRS_S, fs), np.flatnonzero(late)
     most = min(round(_LAG_S * fs), margin)
-    model = np.median(wide[late, margin : margin + samples], axis=0)
+    typical_beat = np.median(wide[late, margin : margin + samples], axis=0)
     for _ in range(2):
         fits = np.stack(
             [
                 _correlation(
-                    wide[:, margin + lag + qrs.start : margin + lag + qrs.stop], model[qrs]
+                    wide[:, margin + lag + qrs.start : margin + lag + qrs.stop], typical_beat[qrs]
                 ).mean(axis=1)
                 for lag in range(-most, most + 1)
             ]
@@ -197,9 +190,9 @@ def _aligned(x, peaks, late, fs):
         lags = fits.argmax(axis=0) - most
         at = (margin + lags)[:, None] + np.arange(samples)
         beats = wide[np.arange(len(wide))[:, None], at]
-        apart = np.abs(beats[late][:, qrs] - model[qrs]).mean(axis=(1, 2))
+        apart = np.abs(beats[late][:, qrs] - typical_beat[qrs]).mean(axis=(1, 2))
         chosen = late[apart <= np.percentile(apart, 60)]
-        model = np.median(beats[chosen], axis=0)
+        typical_beat = np.median(beats[chosen], axis=0)
     return beats, lags, chosen
 
 
@@ -208,34 +201,36 @@ def _part(span_s, fs):
     return slice(round((span_s[0] + _BEFORE_S) * fs), round((span_s[1] + _BEFORE_S) * fs))
 
 
-def _correlation(beats, model):
+def _correlation(beats, typical_beat):
     """Correlation over time of (n, samples, leads) with (samples, leads), shape (n, leads)."""
-    beats, model = beats - beats.mean(axis=1, keepdims=True), model - model.mean(axis=0)
-    size = np.linalg.norm(beats, axis=1) * np.linalg.norm(model, axis=0)
-    return np.einsum("nsl,sl->nl", beats, model) / (size + 1e-6)
+    beats, typical_beat = (
+        beats - beats.mean(axis=1, keepdims=True),
+        typical_beat - typical_beat.mean(axis=0),
+    )
+    size = np.linalg.norm(beats, axis=1) * np.linalg.norm(typical_beat, axis=0)
+    return np.einsum("nsl,sl->nl", beats, typical_beat) / (size + 1e-6)
 
 
-def _shape(beats, model, fs):
+def _shape(beats, typical_beat, fs):
     """Aligned beats and the typical one to features of each lead, a dict of (n_beats,)."""
     n, _, leads = beats.shape
     qrs = _part(_QRS_S, fs)
-    height = np.abs(model[qrs]).max(axis=0) + 1e-6  # (leads,)
+    height = np.abs(typical_beat[qrs]).max(axis=0) + 1e-6  # (leads,)
     columns = {}
     for wave, span_s in (("qrs", _QRS_S), ("p", _P_S), ("t", _T_S)):
         part = _part(span_s, fs)
-        own, usual = beats[:, part], model[part]
+        own, usual = beats[:, part], typical_beat[part]
         own, usual = own - own.mean(axis=1, keepdims=True), usual - usual.mean(axis=0)
-        size, usual_size = (
-            np.linalg.norm(own, axis=1),
-            np.linalg.norm(usual, axis=0),
-        )  # (n, leads), (leads,)
+        size = np.linalg.norm(own, axis=1)  # (n, leads)
+        usual_size = np.linalg.norm(usual, axis=0)  # (leads,)
         apart = np.linalg.norm(own - usual, axis=1) / (np.sqrt(len(usual)) * height)
         gain = np.log((size + 1e-3 * height) / (usual_size + 1e-3 * height))
         for name, values in (("like", _correlation(own, usual)), ("apart", apart), ("gain", gain)):
             columns |= {f"{wave}_{name}_{lead}": values[:, lead] for lead in range(leads)}
-    wide, usual_width = _width(beats, fs), _width(model[None], fs)
+    wide, usual_width = _width(beats, fs), _width(typical_beat[None], fs)
     shifts = [
-        _correlation(beats[:, _moved(_P_S, lag, fs)], model[_part(_P_S, fs)]) for lag in _lags(fs)
+        _correlation(beats[:, _moved(_P_S, lag, fs)], typical_beat[_part(_P_S, fs)])
+        for lag in _lags(fs)
     ]
     p_best = np.max(shifts, axis=0)  # (n, leads)
     for lead in range(leads):
@@ -245,7 +240,9 @@ def _shape(beats, model, fs):
             f"width_{lead}": wide[:, lead],
             f"width_typical_{lead}": _constant(usual_width[0, lead], n),
             f"width_more_{lead}": wide[:, lead] - usual_width[0, lead],
-            f"p_typical_{lead}": _constant(np.ptp(model[_part(_P_S, fs), lead]) / height[lead], n),
+            f"p_typical_{lead}": _constant(
+                np.ptp(typical_beat[_part(_P_S, fs), lead]) / height[lead], n
+            ),
             f"p_like_moved_{lead}": p_best[:, lead],
             f"p_like_41_{lead}": ndimage.median_filter(
                 columns[f"p_like_{lead}"], 41, mode="nearest"
@@ -271,23 +268,22 @@ def _moved(span_s, lag, fs):
 
 
 def _width(beats, fs):
-    """Share of the time around the R peak where a beat exceeds 40 % of its height, shape (n, leads)."""
+    """Share of the time around R where a beat exceeds 40 % of its height, shape (n, leads)."""
     size = np.abs(beats[:, _part((-0.15, 0.2), fs)])
     return (size > 0.4 * size.max(axis=1, keepdims=True)).mean(axis=1)
 
 
-def _likeness(beats, model, chosen, known, fs):
-    """How many of the recording's beats look like each beat, and what is usual for those that do."""
+def _likeness(beats, typical_beat, chosen, known, fs):
+    """How many of the recording's beats look like each, and what is usual for those that do."""
     n = len(beats)
-    height = np.abs(model[_part(_QRS_S, fs)]).max(axis=0) + 1e-6
+    height = np.abs(typical_beat[_part(_QRS_S, fs)]).max(axis=0) + 1e-6
     shapes = {}
     for wave, span_s in (("qrs", _QRS_S), ("p", _P_S)):
         part = beats[:, _part(span_s, fs)] / (height if wave == "qrs" else 1)
         part = part - part.mean(axis=1, keepdims=True)
         if wave == "p":
-            part = part / (
-                np.linalg.norm(part, axis=1, keepdims=True) + 1e-9
-            )  # each lead counts the same
+            # each lead counts the same
+            part = part / (np.linalg.norm(part, axis=1, keepdims=True) + 1e-9)
         shapes[wave] = part.reshape(n, -1)
     others = np.unique(np.linspace(0, n - 1, min(n, _REFERENCES)).round().astype(int))
     alike = np.exp(-_relative_distance(shapes["qrs"], shapes["qrs"][others]) / 0.15)  # (n, others)
@@ -320,7 +316,7 @@ def _likeness(beats, model, chosen, known, fs):
 
 
 def _standing(columns, chosen):
-    """How far features are from those of the beats that make the typical one, in their own spread; log-compressed."""
+    """Distance of features from those of typical beats, in their own spread; log-compressed."""
     standing = {}
     for name, values in columns.items():
         if name.startswith(_COMPARED):
@@ -332,11 +328,9 @@ def _standing(columns, chosen):
 
 
 def _relative_distance(rows, others):
-    """Squared distance over the product of lengths, shape (n, m): 0 for the same, 2 for unrelated of one size."""
-    size, other_size = (
-        np.linalg.norm(rows, axis=1)[:, None],
-        np.linalg.norm(others, axis=1)[None, :],
-    )
+    """Squared distance over the product of lengths, (n, m): 0 if equal, 2 if unrelated."""
+    size = np.linalg.norm(rows, axis=1)[:, None]
+    other_size = np.linalg.norm(others, axis=1)[None, :]
     rows, others = rows.astype(np.float32), others.astype(np.float32)
     squared = size**2 + other_size**2 - 2 * (rows @ others.T)
     return (np.maximum(squared, 0) / (size * other_size + 1e-9)).astype(np.float32)

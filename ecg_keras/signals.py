@@ -63,7 +63,8 @@ def bandpass(x, *, fs, low_hz=0.5, high_hz=40.0, order=3, axis=0):
     check_positive("fs", fs)
     if not 0 < low_hz < high_hz < fs / 2:
         raise ValueError(
-            f"the band must satisfy 0 < low_hz < high_hz < fs / 2 = {fs / 2:g} Hz, got {low_hz} to {high_hz} Hz."
+            f"the band must satisfy 0 < low_hz < high_hz < fs / 2 = {fs / 2:g} Hz, "
+            f"got {low_hz} to {high_hz} Hz."
         )
     sos = signal.butter(order, [low_hz, high_hz], "bandpass", fs=fs, output="sos")
     return _forth_and_back(sos, x, axis)
@@ -141,7 +142,8 @@ def normalize(x, peaks, *, fs):
     height = np.median(np.abs(around).max(axis=1), axis=0)  # (leads,)
     if (height <= 0).any():
         raise ValueError(
-            f"lead {int(np.argmin(height))} is constant around its R peaks; it cannot be scaled by its QRS."
+            f"lead {int(np.argmin(height))} is constant around its R peaks; "
+            "it cannot be scaled by its QRS."
         )
     return (x / height).astype(np.float32)
 
@@ -239,12 +241,9 @@ def _qrs_energy(x, fs):
     block = int(1.5 * fs)  # holds at least one beat down to 40 per minute
     n = max(1, len(energy) // block)
     blocks = energy[: n * block].reshape(n, min(block, len(energy)), -1)
-    peak = ndimage.median_filter(
-        blocks.max(axis=1), (11, 1), mode="reflect"
-    )  # (n, leads), over 16 s
-    peak = (
-        np.maximum(peak, 0.02 * np.median(peak, axis=0)) + _TINY
-    )  # a silent stretch holds no small beats
+    # medians over 16 s, (n, leads); a silent stretch holds no small beats
+    peak = ndimage.median_filter(blocks.max(axis=1), (11, 1), mode="reflect")
+    peak = np.maximum(peak, 0.02 * np.median(peak, axis=0)) + _TINY
     floor = ndimage.median_filter(np.median(blocks, axis=1), (11, 1), mode="reflect")
     weight = 1 / (floor / peak + 0.01)  # a lead counts by how far its QRS stands out
     weight /= weight.sum(axis=1, keepdims=True)
@@ -269,27 +268,23 @@ def _choose_peaks(energy, fs):
 
 
 def _drop_doubtful(kept, height, t):
-    """Clear `kept` where a low peak stands beside or between higher ones; True if any was cleared."""
+    """Clear `kept` where a low peak stands beside or between higher ones; True if any was."""
     rows = np.flatnonzero(kept)
     if len(rows) < 3:
         return False
     high, rr = height[rows], np.diff(t[rows])
     usual = ndimage.median_filter(rr, 15, mode="nearest")
-    far, tall = (
-        np.full(1, 9.0),
-        np.full(1, 9.0),
-    )  # what stands before the first and after the last peak
-    before, after = np.concatenate([far, rr]), np.concatenate([rr, far])
-    left, right = np.concatenate([tall, high[:-1]]), np.concatenate([high[1:], tall])
+    end = np.full(1, 9.0)  # stands for far and tall before the first peak and after the last
+    before, after = np.concatenate([end, rr]), np.concatenate([rr, end])
+    left, right = np.concatenate([end, high[:-1]]), np.concatenate([high[1:], end])
     usual = np.append(usual, usual[-1])
     doubtful = np.zeros(len(rows), bool)
     for gap, other in ((before, left), (after, right)):
         doubtful |= (gap < 0.36) & (high < 0.6 * other)
         doubtful |= (gap < 0.26) & (high < 0.8 * other)
     doubtful |= (high < 0.75 * np.minimum(left, right)) & (before + after < 1.35 * usual)
-    lower_before = np.append(False, doubtful[:-1]) & (
-        left < high
-    )  # of two doubtful neighbours the lower goes first
+    # of two doubtful neighbours the lower goes first
+    lower_before = np.append(False, doubtful[:-1]) & (left < high)
     lower_after = np.append(doubtful[1:], False) & (right < high)
     doubtful &= ~lower_before & ~lower_after
     kept[rows[doubtful]] = False
@@ -297,7 +292,7 @@ def _drop_doubtful(kept, height, t):
 
 
 def _fill_gaps(kept, height, t):
-    """Set `kept` at the highest lower peak of each gap longer than 1.5 usual intervals; True if any was set."""
+    """Set `kept` at the highest peak in each gap of over 1.5 usual intervals; True if any was."""
     rows = np.flatnonzero(kept)
     if len(rows) < 3:
         return False
@@ -386,12 +381,14 @@ def beat_windows(x, peaks, *, fs, before_s, after_s):
     fs : float
         Sampling rate, in Hz.
     before_s, after_s : float
-        Seconds before and after the peak. Beyond its ends the recording holds its first and last value.
+        Seconds before and after the peak. Beyond its ends the recording keeps its first and last
+        value.
 
     Returns
     -------
     windows : ndarray of float32, shape (n_beats, samples, leads)
-        ``samples = round(before_s * fs) + round(after_s * fs)``; the peak is at ``round(before_s * fs)``.
+        ``samples = round(before_s * fs) + round(after_s * fs)``; the peak is at
+        ``round(before_s * fs)``.
 
     Raises
     ------
@@ -410,11 +407,13 @@ def beat_windows(x, peaks, *, fs, before_s, after_s):
     before, after = round(before_s * fs), round(after_s * fs)
     if before + after < 1:
         raise ValueError(
-            f"the window of {before_s} s before and {after_s} s after the peak holds no sample at {fs:g} Hz."
+            f"the window of {before_s} s before and {after_s} s after the peak "
+            f"holds no sample at {fs:g} Hz."
         )
     if len(peaks) and (peaks.min() < 0 or peaks.max() >= len(x)):
         raise ValueError(
-            f"peaks must lie in 0 to {len(x) - 1}, the samples of x; got {peaks.min()} to {peaks.max()}."
+            f"peaks must lie in 0 to {len(x) - 1}, the samples of x; "
+            f"got {peaks.min()} to {peaks.max()}."
         )
     at = peaks.astype(np.int64)[:, None] + np.arange(-before, after)  # (n_beats, samples)
     return x[np.clip(at, 0, len(x) - 1)].astype(np.float32, copy=False)
@@ -441,7 +440,8 @@ def rr_intervals(peaks, *, fs):
     rr = np.diff(peaks) / fs
     if (rr <= 0).any():
         raise ValueError(
-            f"R peaks must rise; beat {int((rr <= 0).argmax()) + 1} does not come after the one before it."
+            f"R peaks must rise; beat {int((rr <= 0).argmax()) + 1} "
+            "does not come after the one before it."
         )
     rr = np.clip(rr, _SHORTEST_RR_S, _LONGEST_RR_S)
     usual = [np.median(rr)]
@@ -464,8 +464,9 @@ def rr_features(peaks, *, fs, local=17):
     -------
     features : ndarray of float32, shape (n_beats, 7)
     names : tuple of str
-        ``rr_prev`` and ``rr_next`` in seconds; logarithms of ``prev/next``, ``prev/local``, ``next/local``,
-        ``prev/record``, ``next/record``, where record is the recording's own median.
+        ``rr_prev`` and ``rr_next`` in seconds; then natural logarithms of ``rr_prev/next``,
+        ``rr_prev/local``, ``rr_next/local``, ``rr_prev/record``, ``rr_next/record``, where record
+        is the recording's own median.
 
     Examples
     --------

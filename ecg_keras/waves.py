@@ -12,6 +12,8 @@ import numpy as np
 from ecg_keras.signals import LEAST_HZ, LEAST_S, r_peaks, used_samples
 
 _LEAST_SHARE = 0.04  # of the QRS: smaller waves are not marked
+# where each wave is looked for, from the R peak
+_SPANS_S = {"Q": (-0.09, -0.01), "S": (0.016, 0.1), "P": (-0.26, -0.09), "T": (0.13, 0.45)}
 _BEAT_S = 3.0  # rows up to this long are beats, longer ones are recordings
 
 
@@ -62,17 +64,20 @@ def find_waves(signal, *, fs, peaks=None):
         facing = np.sign(signal[peak] - rest) or 1.0
         low = (peaks[i - 1] + peak) // 2 if i else 0
         high = (peak + peaks[i + 1]) // 2 + round(0.05 * fs) if i + 1 < len(peaks) else n_samples
-        near = lambda start_s, stop_s: (
-            max(low, peak + round(start_s * fs)),
-            min(high, n_samples, peak + round(stop_s * fs)),
-        )
         waves = {"R": int(peak)}
-        for name, span in (("Q", near(-0.09, -0.01)), ("S", near(0.016, 0.1))):
-            _mark(waves, name, -facing * (signal - rest), span, tall)
-        for name, span in (("P", near(-0.26, -0.09)), ("T", near(0.13, 0.45))):
-            if span[1] - span[0] > 2:
-                level = np.median(signal[slice(*span)])
-                _mark(waves, name, np.abs(signal - level), span, tall)
+        for name, (start_s, stop_s) in _SPANS_S.items():
+            start = max(low, peak + round(start_s * fs))
+            stop = min(high, n_samples, peak + round(stop_s * fs))
+            if stop - start > 2:
+                part = signal[start:stop]
+                if name in "QS":
+                    height = -facing * (part - rest)
+                else:
+                    height = np.abs(part - np.median(part))
+                at = int(height.argmax())
+                inner = 0 < at < len(part) - 1
+                if inner and height[at] - max(height[0], height[-1]) > _LEAST_SHARE * tall:
+                    waves[name] = start + at
         found.append(waves)
     return found
 
@@ -81,17 +86,6 @@ def _peaks_of_row(row, fs):
     """R peaks of a row; none where it is too short, or sampled too slowly, to look for them."""
     long_enough = len(row) >= LEAST_S * fs and not 0 < fs < LEAST_HZ
     return r_peaks(row, fs=fs) if long_enough else np.zeros(0, np.int64)
-
-
-def _mark(waves, name, height, span, tall):
-    """Add the highest inner sample of a stretch if it is high enough."""
-    start, stop = span
-    if stop - start < 3:
-        return
-    at = start + int(height[start:stop].argmax())
-    inner = start < at < stop - 1
-    if inner and height[at] - max(height[start], height[stop - 1]) > _LEAST_SHARE * tall:
-        waves[name] = at
 
 
 def row_peaks(signals, *, fs):

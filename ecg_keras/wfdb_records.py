@@ -23,16 +23,8 @@ AAMI_CLASSES = tuple(AAMI)
 BEAT_SYMBOLS = "".join(AAMI.values())
 ONE_PATIENT = {"201": "201+202", "202": "201+202"}  # the one man with two recordings in MIT-BIH
 
-_BYTES = {
-    "8": 1,
-    "80": 1,
-    "16": 2,
-    "61": 2,
-    "160": 2,
-    "212": 1.5,
-    "24": 3,
-    "32": 4,
-}  # per sample, by WFDB format
+# bytes per sample, by WFDB format
+_BYTES = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "212": 1.5, "24": 3, "32": 4}
 _SLACK = 512  # bytes that a file may have beyond its samples: some are padded to a whole block
 
 
@@ -47,7 +39,7 @@ class Recording:
     unit: str
     peaks: np.ndarray  # R peaks: int64 (n_beats,), rising
     symbols: np.ndarray  # PhysioNet's symbol of each beat, one character
-    flutter: tuple = ()  # (first, last) sample of each stretch of ventricular flutter: no beats there
+    flutter: tuple = ()  # (first, last) sample of each stretch of ventricular flutter
     synthetic: bool = False
     late: int = 0  # annotations at or after the end, which were left out
 
@@ -100,9 +92,10 @@ def read_recording(directory, name, *, lead="MLII"):
     Raises
     ------
     ValueError
-        If a file is missing, truncated or contradicts the header, a lead is absent, constant or holds
-        NaN, there is no beat, or annotations are not of this signal; names the recording. A few at or
-        after its end (within a second, and not more than 1 % or one) are left out and counted as `late`.
+        If a file is missing, truncated or contradicts the header, a lead is absent, constant or
+        holds NaN, there are fewer than 10 beats, or annotations are not of this signal; names the
+        recording. A few annotations at or after its end (within a second, and not more than 1 % or
+        one) are left out and counted as `late`.
     ImportError
         If wfdb is not installed.
     """
@@ -120,11 +113,13 @@ def read_recording(directory, name, *, lead="MLII"):
     for column, of in zip(signal.T, record.sig_name):
         if not np.isfinite(column).all():
             raise ValueError(
-                f"record {name}: lead {of} has {int((~np.isfinite(column)).sum())} NaN samples of {len(column)}."
+                f"record {name}: lead {of} has {int((~np.isfinite(column)).sum())} NaN samples "
+                f"of {len(column)}."
             )
         if np.ptp(column) == 0:
             raise ValueError(
-                f"record {name}: lead {of} is constant ({column[0]:g} {record.units[0]}); nothing was recorded."
+                f"record {name}: lead {of} is constant ({column[0]:g} {record.units[0]}); "
+                "nothing was recorded."
             )
     with _wide_bytes():
         notes = _read(wfdb.rdann, base, ".atr", extension="atr")
@@ -133,7 +128,8 @@ def read_recording(directory, name, *, lead="MLII"):
     beats = np.isin(symbols, list(BEAT_SYMBOLS))
     if beats.sum() < 10:
         raise ValueError(
-            f"record {name}: {name}.atr holds {int(beats.sum())} beat annotations; at least 10 are needed."
+            f"record {name}: {name}.atr holds {int(beats.sum())} beat annotations; "
+            "at least 10 are needed."
         )
     peaks, order = np.unique(samples[beats].astype(np.int64), return_index=True)
     return Recording(
@@ -193,11 +189,13 @@ def _check_files(base, header):
     name = base.name
     if not header.n_sig or not header.sig_len or not header.fs:
         raise ValueError(
-            f"record {name}: {name}.hea gives {header.n_sig} leads, {header.sig_len} samples at {header.fs} Hz; all must be above 0."
+            f"record {name}: {name}.hea gives {header.n_sig} leads, {header.sig_len} samples at "
+            f"{header.fs} Hz; all must be above 0."
         )
     if len(header.file_name or ()) != header.n_sig:
         raise ValueError(
-            f"record {name}: {name}.hea says {header.n_sig} leads and describes {len(header.file_name or ())}."
+            f"record {name}: {name}.hea says {header.n_sig} leads and describes "
+            f"{len(header.file_name or ())}."
         )
     for file in dict.fromkeys(header.file_name):
         path = base.with_name(file)
@@ -212,8 +210,9 @@ def _check_files(base, header):
         if not expected <= found <= expected + _SLACK:
             what = "truncated" if found < expected else "longer than that"
             raise ValueError(
-                f"record {name}: {name}.hea says {len(rows)} leads of {header.sig_len} samples, which are {expected} bytes, "
-                f"but {file} has {found}: the file is {what}, or the header is wrong."
+                f"record {name}: {name}.hea says {len(rows)} leads of {header.sig_len} samples, "
+                f"which are {expected} bytes, but {file} has {found}: the file is {what}, "
+                "or the header is wrong."
             )
 
 
@@ -227,7 +226,8 @@ def _columns(name, present, lead):
     for of in wanted:
         if of == "other" and not rest:
             raise ValueError(
-                f"record {name}: lead 'other' asks for a second lead, and it has only {', '.join(present)}."
+                f"record {name}: lead 'other' asks for a second lead, "
+                f"and it has only {', '.join(present)}."
             )
         if of != "other" and of not in present:
             raise ValueError(f"record {name}: lead {of!r} is absent; it has {', '.join(present)}.")
@@ -236,14 +236,14 @@ def _columns(name, present, lead):
 
 
 def _inside(name, samples, length, fs):
-    """Which annotations lie in the signal; an error where the others are too far out, or too many."""
+    """Which annotations lie in the signal; an error if others are too far out, or too many."""
     late, first, last = samples >= length, samples.min(initial=0), samples.max(initial=0)
     if first < 0 or last > length - 1 + fs or late.sum() > max(1, 0.01 * len(samples)):
         worst, where = (first, "before the start") if first < 0 else (last, "beyond the end")
         raise ValueError(
-            f"record {name}: annotation at sample {int(worst)} lies {where} of the signal ({length} "
-            f"samples; {late.sum()} of {len(samples)} annotations lie after it); {name}.atr belongs to "
-            f"another recording, or {name}.hea gives too short a length."
+            f"record {name}: annotation at sample {int(worst)} lies {where} of the signal "
+            f"({length} samples; {late.sum()} of {len(samples)} annotations lie after it); "
+            f"{name}.atr belongs to another recording, or {name}.hea gives too short a length."
         )
     return ~late
 

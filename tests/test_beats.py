@@ -59,6 +59,8 @@ def test_refusals_say_what_came(recording):
         describe_beats(x, peaks_s[:9], fs=fs)
     with pytest.raises(ValueError, match="R peaks must rise; beat 1 "):
         describe_beats(x, peaks_s[::-1], fs=fs)
+    with pytest.raises(ValueError, match="peaks_s must lie in the recording's .* s, got 11"):
+        describe_beats(x, peaks_s + 10, fs=fs)
     with pytest.raises(ValueError, match="fs must be above 0"):
         describe_beats(x, peaks_s, fs=0)
 

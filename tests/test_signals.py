@@ -1,4 +1,4 @@
-"""Filters, R peaks, windows and RR features, on signals whose answer is known and on real records."""
+"""Filters, R peaks, windows and RR features: signals with known answers, and real records."""
 
 import re
 
