@@ -67,6 +67,10 @@ def test_resample_keeps_time_and_frequency(fs, to_fs):
     np.testing.assert_allclose(got[to_fs : n - to_fs], want[to_fs : n - to_fs], atol=0.01)  # of 1
 
 
+def test_resample_to_the_same_rate_changes_nothing():
+    np.testing.assert_array_equal(resample(sine(7, 360), fs=360, to_fs=360), sine(7, 360))
+
+
 def test_resample_does_not_alias():
     assert abs(resample(sine(150, 500), fs=500, to_fs=125)[250:-250]).max() < 0.01
 
@@ -216,6 +220,8 @@ def test_rr_features_compare_with_the_record_not_with_the_rate():
     [
         (lambda: bandpass(np.ones(500), fs=60), "fs / 2 = 30 Hz, got 0.5 to 40"),
         (lambda: bandpass([1.0, np.nan, 2.0], fs=250), "1 NaN or infinite samples of 3"),
+        (lambda: bandpass(1.0, fs=250), "a time axis, got a single number"),
+        (lambda: bandpass([1.0], fs=250), "at least 2 samples along axis 0, got 1"),
         (lambda: notch(np.ones(500), fs=90, mains_hz=50), "fs / 2 = 45 Hz, got 50"),
         (lambda: r_peaks(np.ones(40), fs=250), "at least 0.2 s (50 samples), got 40"),
         (lambda: r_peaks(np.ones(400), fs=0), "fs must be above 0"),

@@ -59,3 +59,24 @@ def test_records_are_aligned_on_every_peak():
 def test_fs_must_be_positive():
     with pytest.raises(ValueError, match="fs must be above 0"):
         r_peaks(np.zeros(100), fs=0)
+
+
+def test_rows_too_short_or_too_slow_for_r_peaks_have_none():
+    rows = np.ones((3, 20))
+    rows[:, 10] = 5
+    assert find_waves(rows[0], fs=125) == []
+    assert [len(own) for own in row_peaks(rows, fs=125)] == [0, 0, 0]
+    assert find_waves(np.sin(np.arange(640)), fs=32) == []
+
+
+def test_waves_are_found_at_their_places_and_given_peaks_are_kept():
+    t = np.arange(250) / 250
+    bump = lambda at, wide, tall: tall * np.exp(-0.5 * ((t - at) / wide) ** 2)
+    beat = bump(0.34, 0.02, 0.15) + bump(0.5, 0.01, 1) + bump(0.54, 0.008, -0.25)
+    beat += bump(0.8, 0.04, -0.3)
+    for row in (beat, -beat, np.column_stack([0.1 * beat, beat])):
+        (waves,) = find_waves(row, fs=250)
+        assert {name: at / 250 for name, at in waves.items()} == pytest.approx(
+            {"R": 0.5, "S": 0.54, "P": 0.34, "T": 0.8}, abs=0.013
+        )
+    assert find_waves(beat, fs=250, peaks=[125])[0]["R"] == 125

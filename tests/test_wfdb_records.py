@@ -159,3 +159,41 @@ def test_real_record_114_has_its_mlii_second():
     folder = real_data("mitdb")
     recording = read_recording(folder, "114", lead=("MLII", "other"))
     assert recording.leads == ("MLII", "V5") and len(recording.peaks) == 1879
+
+
+def test_stretches_of_flutter_are_read_and_one_may_be_open_at_the_end(records_to_damage):
+    wfdb = pytest.importorskip("wfdb")
+    beats = read_recording(records_to_damage, "demo001")
+    assert beats.flutter == ()
+    samples, symbols = [*beats.peaks, 5001, 6001, 20001], [*beats.symbols, "[", "]", "["]
+    order = np.argsort(samples)
+    wfdb.wrann(
+        "demo001",
+        "atr",
+        np.array(samples)[order],
+        symbol=list(np.array(symbols)[order]),
+        write_dir=str(records_to_damage),
+    )
+    again = read_recording(records_to_damage, "demo001")
+    assert again.flutter == ((5001, 6001), (20001, len(beats.signal) - 1))
+    np.testing.assert_array_equal(again.peaks, beats.peaks)
+
+
+def test_the_class_of_each_beat_is_that_of_its_symbol(written_records):
+    recording = read_recording(written_records, "demo002")
+    assert set(recording.aami) == {"N", "S", "V", "F"}
+    np.testing.assert_array_equal(recording.aami == "S", recording.symbols == "A")
+
+
+def test_a_lead_that_is_not_there_is_refused(records_to_damage):
+    with pytest.raises(ValueError, match="lead 'V5' is absent; it has MLII, V1"):
+        read_recording(records_to_damage, "demo001", lead="V5")
+    with pytest.raises(ValueError, match="'other' asks for a second lead"):
+        read_recording(records_to_damage, "demo001", lead=("MLII", "V1", "other"))
+
+
+def test_a_header_without_samples_is_refused(records_to_damage):
+    header = records_to_damage / "demo001.hea"
+    header.write_text(header.read_text().replace(" 21600", " 0"))
+    with pytest.raises(ValueError, match="record demo001: "):
+        read_recording(records_to_damage, "demo001")
