@@ -1,28 +1,35 @@
-"""Check whether explanations can be believed: deletion, other weights, agreement, and a planted answer.
+"""Check explanations: deletion, other weights, agreement of methods, and a known answer.
 
 Conventions
 -----------
-A check takes a `Probe`, the class explained in each row and attributions by method, and returns plain
-numbers. Areas are of probability (0..1) over the share of the row removed (0..1); intervals are 95 %
-bootstrap intervals of the mean over rows. Parts removed are replaced by the mean of rows, of each class as many.
+A check takes a `Probe`, the class explained in each row, and attributions by method; it returns
+plain numbers. Areas are of probability (0..1) over the share of the row removed (0..1). Intervals
+are 95 % bootstrap intervals of the mean over rows. Removed cells are replaced by the mean of
+rows, of each class as many.
 """
 
+import itertools
+import warnings
+
+import keras
 import numpy as np
 
 from ecg_keras.attribution import METHODS, Cells, replacement
 from ecg_keras.dataset import ECGDataset
+from ecg_keras.metrics import interval
 
-_PARTS = 36  # stretches of time that are removed one after the other
+_CELLS = 36  # stretches of time that are removed one after the other
 _STEPS = 16
+_KINDS = ("deletion", "insertion")
 _SPAN = (0.36, 0.64)  # of the row: where the planted class differs
 
 
 def deletion_and_insertion(probe, targets, attributions, *, fill=None, n_random=8, seed=0):
-    """Take parts out in the order of an attribution, and put them in, against random orders.
+    """Remove cells in the order of an attribution, and put them in, against random orders.
 
-    Deletion starts from the row and removes the part with the highest attribution first: the faster the class's
-    probability falls, the smaller the area. Insertion starts from the replacement alone and should rise fast
-    (Petsiuk et al., BMVC 2018).
+    Deletion starts from the row and removes the cell with the highest attribution first: the
+    faster the class's probability falls, the smaller the area under its curve. Insertion starts
+    from the replacement alone, and the probability should rise fast (Petsiuk et al., BMVC 2018).
 
     Parameters
     ----------
@@ -33,74 +40,65 @@ def deletion_and_insertion(probe, targets, attributions, *, fill=None, n_random=
     attributions : dict of str to Attribution
         By method.
     fill : float, shape of a row of the view, optional
-        What replaces a part; `attribution.replacement` of the probe's rows by default.
+        What replaces a cell; `attribution.replacement` of the probe's rows by default.
     n_random : int, default 8
-        Random orders per row; their mean is compared with.
+        Random orders per row; the methods are compared with their mean.
     seed : int, default 0
         Seed of the orders and of the bootstrap.
 
     Returns
     -------
     result : dict
-        ``share``: removed shares (steps,). ``random``: mean ``deletion`` and ``insertion`` curves. Per method: the same
-        curves, ``deletion_gain`` (random area - own area) and ``insertion_gain`` (own - random), each
-        with ``mean``, ``ci95`` and ``n``. A gain above zero is better than random.
+        ``share``: removed shares (steps,). ``n_cells``: cells of a row. ``random``: mean
+        ``deletion`` and ``insertion`` curves. Per method the same curves, ``deletion_gain`` (random
+        area - own area) and ``insertion_gain`` (own - random), each with ``mean``, ``ci95`` and
+        ``n``. A gain above zero is better than random.
     """
     rng = np.random.default_rng(seed)
-    cells = Cells(probe, _PARTS, leads=False)
+    cells = Cells(probe, _CELLS, split_leads=False)
     fill = replacement(probe) if fill is None else fill
     counts = np.unique(np.round(np.linspace(0, cells.n, _STEPS + 1)).astype(int))
-    names = [*attributions, *range(n_random)]
-    worth = {name: cells.gather(a.view) for name, a in attributions.items()}
-    curves = {
-        kind: np.zeros((len(names), len(probe), len(counts))) for kind in ("deletion", "insertion")
-    }
+    n, n_orders = len(attributions), len(attributions) + n_random
+    values = np.zeros((n_orders, len(probe), cells.n))  # random orders: all cells are equal
+    for i, a in enumerate(attributions.values()):
+        values[i] = cells.gather(a.view)
+    curves = {kind: np.zeros((n_orders, len(probe), len(counts))) for kind in _KINDS}
     for row in range(len(probe)):
         ranks = []
-        for name in names:
-            ties = rng.permutation(cells.n)
-            value = worth[name][row] if name in worth else np.zeros(cells.n)
-            order = np.lexsort((ties, -value))
+        for own in values[:, row]:
+            order = np.lexsort((rng.permutation(cells.n), -own))  # equal cells: at random
             ranks.append(np.argsort(order))
-        taken = np.array(ranks)[:, None, :] < counts[:, None]  # (orders, steps, parts)
-        flat = cells.where(taken.reshape(-1, cells.n))
-        metadata = (
-            None
-            if probe.metadata is None
-            else np.repeat(probe.metadata[row : row + 1], len(flat), axis=0)
-        )
-        for kind, kept in (("deletion", ~flat), ("insertion", flat)):
+        removed = np.array(ranks)[:, None, :] < counts[:, None]  # (orders, steps, cells)
+        mask = cells.row_mask(removed.reshape(-1, cells.n))
+        for kind, kept in zip(_KINDS, (~mask, mask)):
             rows = np.where(kept, probe.x[row], fill).astype(np.float32)
-            p = probe.probabilities(rows, metadata)[:, targets[row]]
-            curves[kind][:, row] = p.reshape(len(names), -1)
+            p = probe.probabilities(rows, probe.metadata_of(row, len(rows)))[:, targets[row]]
+            curves[kind][:, row] = p.reshape(n_orders, -1)
     share = counts / cells.n
-    areas = {
-        kind: np.trapezoid(values, share, axis=2) for kind, values in curves.items()
-    }  # (orders, rows)
-    n = len(attributions)
+    areas = {kind: np.trapezoid(p, share, axis=2) for kind, p in curves.items()}  # (orders, rows)
     result = {
         "share": share,
-        "parts": cells.n,
-        "random": {k: v[n:].mean(axis=(0, 1)) for k, v in curves.items()},
+        "n_cells": cells.n,
+        "random": {kind: p[n:].mean(axis=(0, 1)) for kind, p in curves.items()},
     }
     for i, name in enumerate(attributions):
         gains = {
             "deletion_gain": areas["deletion"][n:].mean(axis=0) - areas["deletion"][i],
             "insertion_gain": areas["insertion"][i] - areas["insertion"][n:].mean(axis=0),
         }
-        result[name] = {kind: values[i].mean(axis=0) for kind, values in curves.items()}
-        result[name] |= {
-            kind: mean_with_interval(values, seed=seed) for kind, values in gains.items()
+        result[name] = {
+            **{kind: p[i].mean(axis=0) for kind, p in curves.items()},
+            **{kind: mean_with_interval(gain, seed=seed) for kind, gain in gains.items()},
         }
     return result
 
 
 def other_weights(probe, targets, attributions, compute, *, seed=0):
-    """Rank correlation of each attribution with that of the same network with freshly drawn weights.
+    """Rank correlation of each attribution with that of the same network with new random weights.
 
-    An explanation that hardly changes shows the row, not what was learned (Adebayo et al., NeurIPS 2018). Values are
-    compared as they are drawn, with their sign, over the parts that deletion removes; the paper also gives the
-    figure without sign.
+    An explanation that hardly changes shows the row, not what was learned (Adebayo et al., NeurIPS
+    2018). Values are compared with their sign, over the cells that deletion removes; the paper
+    also gives the figure without sign.
 
     Parameters
     ----------
@@ -116,39 +114,47 @@ def other_weights(probe, targets, attributions, compute, *, seed=0):
     result : dict of str to dict
         Per method ``mean``, ``ci95``, ``n`` of Spearman's correlation over rows.
     """
-    cells = Cells(probe, _PARTS, leads=False)
+    cells = Cells(probe, _CELLS, split_leads=False)
     with probe.other_weights(seed):
-        drawn = {name: compute[name](probe, targets) for name in attributions}
+        others = {name: compute[name](probe, targets) for name in attributions}
     result = {}
     for name, own in attributions.items():
-        pairs = (cells.gather(a.view) for a in (own, drawn[name]))
+        pairs = (cells.gather(a.view) for a in (own, others[name]))
         result[name] = mean_with_interval(_row_correlations(*pairs), seed=seed)
     return result
 
 
 def agreement(probe, attributions, *, seed=0):
-    """Rank correlation between what two methods say speaks for the class, over stretches of time (or parts of the view).
+    """Rank correlation between two methods, of what speaks for the class.
+
+    Values are summed over stretches of time, or over cells of the view where the signal is not
+    known. Of signed methods the positive values count, as Grad-CAM has no others.
+
+    Parameters
+    ----------
+    probe, attributions
+        As in `deletion_and_insertion`.
+    seed : int, default 0
+        Seed of the bootstrap.
 
     Returns
     -------
     result : dict of (str, str) to dict
-        Per pair ``mean``, ``ci95``, ``n``; signed methods count with their positive part, as Grad-CAM has no other.
+        Per pair of methods ``mean``, ``ci95``, ``n``.
     """
     values = {}
     for name, a in attributions.items():
         if a.signal is not None:
-            over_time = np.maximum(a.signal, 0).sum(axis=2)
-            at = np.arange(over_time.shape[1]) * _PARTS // over_time.shape[1]
-            values[name] = np.stack([np.bincount(at, weights=row) for row in over_time])
+            positive = np.maximum(a.signal, 0).sum(axis=2)
+            at = np.arange(positive.shape[1]) * _CELLS // positive.shape[1]
+            values[name] = np.stack([np.bincount(at, weights=row) for row in positive])
         else:
-            values[name] = np.maximum(Cells(probe, _PARTS, leads=False).gather(a.view), 0)
-    names = [name for name in values]
+            values[name] = np.maximum(Cells(probe, _CELLS, split_leads=False).gather(a.view), 0)
     return {
         (first, second): mean_with_interval(
             _row_correlations(values[first], values[second]), seed=seed
         )
-        for i, first in enumerate(names)
-        for second in names[i + 1 :]
+        for first, second in itertools.combinations(values, 2)
         if values[first].shape == values[second].shape
     }
 
@@ -166,8 +172,8 @@ def planted(
 ):
     """Make synthetic beats of two classes that differ only in a known stretch of time.
 
-    Both have P, QRS and T waves and noise; the second class also has an oscillation inside `span`, with a
-    random phase and smooth ends.
+    Both have P, QRS and T waves and noise. The second class also has an oscillation inside `span`,
+    with a random phase and smooth ends.
 
     Parameters
     ----------
@@ -180,11 +186,11 @@ def planted(
     leads : sequence of str
         Lead names; each lead is drawn by itself and carries the oscillation.
     classes : sequence of str
-        Names; rows belong to the first two.
+        Class names; rows belong to the first two.
     span : (float, float), default (0.36, 0.64)
         Where the classes differ, as shares of the row.
     freq_hz : float, optional
-        Of the oscillation; a tenth of `fs` by default.
+        Frequency of the oscillation; a tenth of `fs` by default.
     seed : int, default 0
         The same seed makes the same rows.
 
@@ -223,12 +229,12 @@ def planted(
 def planted_shares(
     probe, *, methods=("gradcam", "shap", "lime"), n_train=512, n_rows=15, epochs=8, seed=0
 ):
-    """Train the same architecture anew on `planted` rows, and see how much of each explanation lies in the planted span.
+    """Train the same architecture on `planted` rows, and explain them: the answer is known.
 
     Parameters
     ----------
     probe : Probe
-        Whose architecture is asked about; its weights stay as they are.
+        Whose architecture is trained; its own weights stay as they are.
     methods : sequence of str
         Of `attribution.METHODS`.
     n_train, epochs : int
@@ -241,54 +247,37 @@ def planted_shares(
     Returns
     -------
     result : dict
-        ``accuracy`` on fresh rows, ``span`` as shares of the row, ``span_s``, and per method ``mean`` and ``ci95`` of the
-        share of positive attribution that lies inside, next to ``chance``, the span's share of the row.
+        ``accuracy`` on new rows; ``span`` as shares of the row, and ``span_s``; per method
+        ``mean`` and ``ci95`` of the share of positive attribution that lies inside the span, next
+        to ``chance``, the span's share of the row.
     """
-    import keras
-
     n_samples = probe.length or probe.n_samples
-    make = lambda n, at: _as_view(
-        probe,
-        planted(
-            n,
-            n_samples=n_samples,
-            fs=probe.fs,
-            leads=probe.leads,
-            classes=probe.classes,
-            seed=[seed, at],
-        ),
+    look = {"fs": probe.fs, "leads": probe.leads, "classes": probe.classes}
+    train, test = (
+        _as_view(probe, planted(n, n_samples=n_samples, seed=[seed, i], **look))
+        for i, n in enumerate((n_train, 256))
     )
-    train, test = make(n_train, 0), make(256, 1)
     keras.utils.set_random_seed(seed)
     network = keras.models.clone_model(probe.network)
-    labels = np.eye(len(probe.classes), dtype=np.float32)
-    network.compile(
-        keras.optimizers.AdamW(3e-3),
-        keras.losses.BinaryCrossentropy()
-        if probe.multi_label
-        else keras.losses.CategoricalCrossentropy(),
-    )
-    network.fit(
-        probe.feed(train.x, train.metadata),
-        labels[train.y],
-        batch_size=32,
-        epochs=epochs,
-        verbose=0,
-    )
-    taught = probe.replaced(network, test)
-    scores = taught.log_odds()[:, :2]
+    losses = keras.losses
+    loss = losses.BinaryCrossentropy if probe.multi_label else losses.CategoricalCrossentropy
+    network.compile(keras.optimizers.AdamW(3e-3), loss())
+    labels = np.eye(len(probe.classes), dtype=np.float32)[train.y]
+    inputs = probe.network_inputs(train.x, train.metadata)
+    network.fit(inputs, labels, batch_size=32, epochs=epochs, verbose=0)
+    trained = probe.with_network(network, test)
+    predicted = trained.log_odds()[:, :2].argmax(axis=1)
     rows = np.flatnonzero(test.y == 1)[:n_rows]
-    targets = np.ones(len(rows), int)
     first, last = (int(np.ceil(edge * n_samples)) for edge in _SPAN)
     result = {
-        "accuracy": float((scores.argmax(axis=1) == test.y).mean()),
+        "accuracy": float((predicted == test.y).mean()),
         "span": list(_SPAN),
         "span_s": [first / probe.fs, last / probe.fs],
         "chance": (last - first) / n_samples,
     }
-    plain = taught.x[test.y == 0][:8]
+    plain = trained.x[test.y == 0][:8]
     for name in methods:
-        found = METHODS[name](taught[rows], targets, background=plain)
+        found = METHODS[name](trained[rows], np.ones(len(rows), int), background=plain)
         if found.signal is not None:
             positive = np.maximum(found.signal, 0).sum(axis=2)
             shares = positive[:, first:last].sum(axis=1) / np.maximum(positive.sum(axis=1), 1e-12)
@@ -297,7 +286,7 @@ def planted_shares(
 
 
 def _as_view(probe, ds):
-    """Signals as the view of a probe, with metadata that says nothing where the network wants some."""
+    """Signals as the view of a probe; where it takes metadata, all rows get the mean of its own."""
     if probe.grid is not None:
         from ecg_keras.spectrograms import represent
 
@@ -321,15 +310,14 @@ def mean_with_interval(values, *, seed=0, n_draws=2000):
     if not len(values):
         return {"mean": None, "ci95": None, "n": 0}
     draws = np.random.default_rng(seed).integers(len(values), size=(n_draws, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return {"mean": float(values.mean()), "ci95": [float(low), float(high)], "n": len(values)}
+    ci95 = interval(values[draws].mean(axis=1))
+    return {"mean": float(values.mean()), "ci95": ci95, "n": len(values)}
 
 
 def _row_correlations(first, second):
-    """Spearman's correlation of each row of two arrays (n, parts); NaN where a row is constant."""
-    from scipy.stats import rankdata
+    """Spearman's correlation of each row of two arrays (n, cells); NaN where a row is constant."""
+    from scipy.stats import ConstantInputWarning, spearmanr
 
-    a, b = (rankdata(values, axis=1) for values in (first, second))
-    a, b = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (a, b))
-    norm = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    return np.divide((a * b).sum(axis=1), norm, out=np.full(len(a), np.nan), where=norm > 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return np.array([spearmanr(a, b).statistic for a, b in zip(first, second)])

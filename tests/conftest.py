@@ -54,6 +54,24 @@ def toy_dataset(
     )
 
 
+@pytest.fixture(scope="session", params=["cnn1d", "cnn2d"])
+def trained(request):
+    """A network that tells planted rows from plain ones, and 60 other rows."""
+    import keras
+
+    from ecg_keras import build_model
+    from ecg_keras.faithfulness import planted
+
+    train, test = planted(448), planted(60, seed=1)
+    keras.utils.set_random_seed(0)
+    model = build_model(request.param, like=train, filters=(16, 32, 48))
+    loss = "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.AdamW(3e-3), loss, metrics=["accuracy"])
+    model.fit(train.x, train.y, batch_size=32, epochs=8, verbose=0)
+    assert model.evaluate(test.x, test.y, verbose=0)[1] > 0.95
+    return model, test
+
+
 @pytest.fixture
 def toy():
     """Sixty noisy sines of three classes."""

@@ -6,7 +6,15 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import build_model, to_spectrograms
-from ecg_keras.attribution import Cells, Probe, branch_shares, gradcam, lime, over_time, shap
+from ecg_keras.attribution import (
+    Cells,
+    Probe,
+    branch_shares,
+    gradcam,
+    lime,
+    shap,
+    spectrum_to_signal,
+)
 from ecg_keras.faithfulness import planted
 from ecg_keras.keras_graph import feature_maps
 
@@ -65,7 +73,25 @@ def test_guided_gradcam_is_the_map_times_what_each_input_adds(name):
         np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=0.02)
 
 
-def test_shap_and_lime_give_the_parts_of_a_linear_network():
+def inside(found):
+    """Mean share of positive attribution in the planted span, 36 to 64 % of the row."""
+    positive = np.maximum(found.signal, 0).sum(axis=2)
+    first, last = (round(share * positive.shape[1]) for share in (0.36, 0.64))
+    return (positive[:, first:last].sum(axis=1) / positive.sum(axis=1)).mean()
+
+
+def test_at_least_80_percent_of_the_attribution_is_where_the_classes_differ(trained):
+    model, test = trained
+    probe = Probe(model, test)
+    rows, plain = probe[np.flatnonzero(test.y == 1)], probe.x[test.y == 0][:8]
+    targets = np.ones(len(rows), int)
+    few = rows[np.arange(4)]
+    assert inside(gradcam(rows, targets, background=plain)) >= 0.8
+    assert inside(shap(few, targets[:4], background=plain)) >= 0.8
+    assert inside(lime(few, targets[:4], background=plain)) >= 0.6  # chance: 0.28
+
+
+def test_shap_and_lime_give_the_weights_of_a_linear_network():
     ds = planted(40)
     model = linear_network(ds)
     probe = Probe(model, ds)[np.arange(3)]
@@ -74,7 +100,7 @@ def test_shap_and_lime_give_the_parts_of_a_linear_network():
     targets, back = np.ones(3, int), ds.x[20:28]
     exact = slope * (ds.x[:3] - back.mean(axis=0))
     for method, tolerance in ((shap, 1e-4), (lime, 0.05)):  # nats; LIME's ridge shrinks a little
-        found = method(probe, targets, background=back, parts=12)
+        found = method(probe, targets, background=back, cells_per_lead=12)
         np.testing.assert_allclose(
             found.quality["cells"], Cells(probe, 12).gather(exact), atol=tolerance
         )
@@ -208,7 +234,7 @@ def test_a_network_without_convolutions_is_told_what_to_use():
         gradcam(Probe(linear_network(ds), ds), ds.y)
 
 
-def test_parts_cover_a_row_once():
+def test_cells_cover_a_row_once():
     ds = toy_dataset(2, leads=3)
     probe = Probe(build_model("cnn1d", like=ds, filters=(4,)), ds)
     cells = Cells(probe, 48)
@@ -242,7 +268,7 @@ def test_what_a_spectrum_adds_is_found_where_its_energy_is(crop_s):
     if crop_s is None:
         bands = np.zeros((6, len(probe.freqs_hz)))
         bands[:, np.abs(probe.freqs_hz - 25).argmin()] = 1
-        shared = over_time(bands, probe.signals, probe.freqs_hz, probe.fs)
+        shared = spectrum_to_signal(bands, probe.signals, probe.freqs_hz, probe.fs)
         inside = shared[ds.y[:6] == 1][:, 50:95].sum(axis=(1, 2))
         assert (inside > 0.8).all() and np.allclose(shared.sum(axis=(1, 2)), 1)
         for method in (shap, lime):

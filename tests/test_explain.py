@@ -1,94 +1,45 @@
-"""Explanations of trained networks: a planted answer, the checks, files and refusals."""
+"""Explanations of trained networks: the call, its files, and refusals."""
 
 import importlib.util
 import json
+import re
 import sys
 
-import keras
 import numpy as np
 import pytest
 from conftest import toy_dataset
 
-from ecg_keras import build_model, explain
-from ecg_keras.attribution import Attribution, Probe, gradcam, lime, shap
-from ecg_keras.explain import default_rows, report_section, verdicts
-from ecg_keras.faithfulness import (
-    agreement,
-    deletion_and_insertion,
-    mean_with_interval,
-    other_weights,
-    planted,
-)
+from ecg_keras import build_model, explain, fit_and_report, to_spectrograms
+from ecg_keras.explain import around_r, default_rows, report_section, verdicts
 from ecg_keras.saved_models import load_model, save_served
 
-FAMILIES = {"resnet1d": {"filters": (16, 32)}, "cnn2d": {"filters": (16, 32, 48)}}
+
+@pytest.fixture(scope="module")
+def small():
+    """A network that was never trained, and its rows."""
+    ds = toy_dataset(20)
+    return build_model("cnn1d", like=ds, filters=(4, 8)), ds
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def taught(request):
-    """A network that tells planted rows from plain ones, and fresh rows."""
-    options = FAMILIES[request.param]
-    train, test = planted(448), planted(60, seed=1)
-    keras.utils.set_random_seed(0)
-    model = build_model(request.param, like=train, **options)
-    model.compile(
-        keras.optimizers.AdamW(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
-    model.fit(train.x, train.y, batch_size=32, epochs=8, verbose=0)
-    assert model.evaluate(test.x, test.y, verbose=0)[1] > 0.95
-    return model, test
+@pytest.fixture(scope="module")
+def small_on_images():
+    """A network of images that was never trained, its rows, and these as signals."""
+    signals = toy_dataset(20)
+    images = to_spectrograms(signals)
+    return build_model("cnn2d", like=images, filters=(4, 8)), images, signals
 
 
-def inside(found):
-    """Mean share of positive attribution in the planted span, 36 to 64 % of the row."""
-    positive = np.maximum(found.signal, 0).sum(axis=2)
-    first, last = (round(share * positive.shape[1]) for share in (0.36, 0.64))
-    return (positive[:, first:last].sum(axis=1) / positive.sum(axis=1)).mean()
+@pytest.fixture
+def quick(monkeypatch):
+    """The module `explain`, with two rows by default and without the training on planted rows."""
+    module = sys.modules["ecg_keras.explain"]  # the package's attribute is the function
+    monkeypatch.setattr(module.faithfulness, "planted_shares", lambda *args, **kwargs: None)
+    monkeypatch.setattr(module, "default_rows", lambda *args, **kwargs: {0: "first", 4: "fifth"})
+    return module
 
 
-def test_at_least_80_percent_of_the_attribution_is_where_the_classes_differ(taught):
-    model, test = taught
-    probe = Probe(model, test)
-    rows, plain = probe[np.flatnonzero(test.y == 1)], probe.x[test.y == 0][:8]
-    targets = np.ones(len(rows), int)
-    few = rows[np.arange(4)]
-    assert inside(gradcam(rows, targets, background=plain)) >= 0.8
-    assert inside(shap(few, targets[:4], background=plain)) >= 0.8
-    assert inside(lime(few, targets[:4], background=plain)) >= 0.6  # chance: 0.28
-
-
-def test_a_true_explanation_passes_the_checks_and_noise_does_not(taught):
-    model, test = taught
-    rows = Probe(model, test)[np.flatnonzero(test.y == 1)[:12]]
-    targets = np.ones(12, int)
-    noise = np.random.default_rng(0).random(rows.x.shape[:3] if rows.is_images else rows.x.shape)
-    kinds = {"gradcam": gradcam(rows, targets), "noise": Attribution("noise", noise, None, {})}
-    fill = (
-        test.x[test.y == 0].mean(axis=0)
-        if not rows.is_images
-        else Probe(model, test[test.y == 0]).x.mean(axis=0)
-    )
-    result = deletion_and_insertion(rows, targets, kinds, fill=fill)
-    assert result["gradcam"]["deletion_gain"]["ci95"][0] > 0
-    assert result["gradcam"]["insertion_gain"]["ci95"][0] > 0
-    assert result["noise"]["deletion_gain"]["ci95"][0] <= 0.02  # in probability
-    assert result["gradcam"]["deletion"][0] > 0.9 > result["gradcam"]["deletion"][-1]
-
-    kept = [w.copy() for w in rows.network.get_weights()]
-    shown = lambda probe, targets: Attribution("row", np.abs(probe.x).sum(axis=-1), None, {})
-    ranks = other_weights(
-        rows,
-        targets,
-        {"gradcam": kinds["gradcam"], "row": shown(rows, targets)},
-        {"gradcam": gradcam, "row": shown},
-    )
-    assert ranks["row"]["mean"] > 0.999 > ranks["gradcam"]["mean"]
-    for before, after in zip(kept, rows.network.get_weights()):
-        np.testing.assert_array_equal(before, after)
-
-
-def test_a_reloaded_model_explains_alike_and_everything_is_written(taught, tmp_path):
-    model, test = taught
+def test_a_reloaded_model_explains_alike_and_everything_is_written(trained, tmp_path):
+    model, test = trained
     save_served(tmp_path / "model.keras", model, test)
     loaded = load_model(tmp_path / "model.keras")
     options = {"methods": ("gradcam", "lime"), "seed": 0}
@@ -109,20 +60,13 @@ def test_a_reloaded_model_explains_alike_and_everything_is_written(taught, tmp_p
         explain(loaded, test.replace(fs=100))
 
 
-def no_planting(monkeypatch):
-    """Checks without the training on planted rows; returns the module `explain`."""
-    module = sys.modules["ecg_keras.explain"]  # the package's attribute is the function
-    monkeypatch.setattr(module.faithfulness, "planted_shares", lambda *args, **kwargs: None)
-    return module
-
-
-def test_the_section_of_a_report_has_a_heading_a_body_and_pictures(monkeypatch):
-    ds = toy_dataset(30)
+def test_the_section_of_a_report_has_a_heading_a_body_and_pictures(quick, monkeypatch):
+    ds = toy_dataset(12)
     model = build_model("multimodal", like=ds, width=8)
-    module = no_planting(monkeypatch)
-    monkeypatch.setattr(module, "_left_out", lambda *args: {"shap": "it is slow"})
+    monkeypatch.setattr(quick, "_left_out", lambda *args: {"shap": "it is slow"})
     heading, html, pictures = report_section(model, ds)
     assert heading and "Share of each branch" in html and "deletion gain" in html
+    assert set(pictures) >= {"explained_0", "explained_4", "explained_removal"}
     assert all(data[:4] == b"\x89PNG" and caption for data, caption in pictures.values())
 
 
@@ -130,7 +74,7 @@ def test_the_section_of_a_report_has_a_heading_a_body_and_pictures(monkeypatch):
     "family, options", [("minirocket", {"n_biases": 1}), ("beat_forest", {"trees": 2})]
 )
 def test_a_family_without_convolutions_is_explained_without_gradcam(family, options, tmp_path):
-    ds = toy_dataset(30)
+    ds = toy_dataset(12)
     model = build_model(family, like=ds, **options)
     found = explain(model, ds, rows=[0], check_rows=0, out_dir=tmp_path)
     assert list(found.attributions) == ["shap", "lime"] and list(found.left_out) == ["gradcam"]
@@ -142,9 +86,8 @@ def test_a_family_without_convolutions_is_explained_without_gradcam(family, opti
         explain(model, ds, rows=[0], methods=["gradcam"])
 
 
-def test_a_report_of_a_family_without_convolutions_has_its_section(monkeypatch):
-    no_planting(monkeypatch)
-    ds = toy_dataset(30)
+def test_a_report_of_a_family_without_convolutions_has_its_section(quick):
+    ds = toy_dataset(12)
     heading, html, pictures = report_section(build_model("beat_forest", like=ds, trees=2), ds)
     assert heading and "Grad-CAM was left out: the model has no convolution layer." in html
     assert "deletion gain" in html and "explained_removal" in pictures
@@ -162,15 +105,12 @@ def test_a_model_that_does_not_look_at_the_signal_is_not_explained_by_it(tmp_pat
     assert heading and sentence in html and pictures == {}
     with pytest.raises(ValueError, match="Grad-CAM needs a convolution"):
         explain(model, ds, methods=["gradcam"])
-    asked = explain(
-        model, ds, rows=[0], methods=["lime"], check_rows=0
-    )  # what is asked for is done
+    asked = explain(model, ds, rows=[0], methods=["lime"], check_rows=0)  # is done all the same
     assert list(asked.attributions) == ["lime"] and asked.left_out == {}
 
 
-def test_shap_is_left_out_where_its_package_is_not_installed(monkeypatch):
-    ds = toy_dataset(20)
-    model = build_model("cnn1d", like=ds, filters=(4,))
+def test_shap_is_left_out_where_its_package_is_not_installed(small, monkeypatch):
+    model, ds = small
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "shap" else find_spec(name)
@@ -207,47 +147,35 @@ def test_multi_label_rows_are_explained_for_a_true_class():
     ).targets.tolist() == [2]
 
 
-def test_a_report_on_images_draws_every_row_on_the_beats_it_is_given(tmp_path, monkeypatch):
-    from ecg_keras import fit_and_report, to_spectrograms
+def test_a_report_on_images_draws_every_row_on_the_beats_it_is_given(
+    quick, small_on_images, tmp_path, monkeypatch
+):
+    model, seen = small_on_images[0], []
+    monkeypatch.setattr(quick, "_left_out", lambda *args: {"shap": "slow", "lime": "slow"})
+    whole = quick.explain
 
-    seen = []
-    module = sys.modules["ecg_keras.explain"]
-    monkeypatch.setattr(module, "_left_out", lambda *args: {"shap": "slow", "lime": "slow"})
-    whole = module.explain
-    monkeypatch.setattr(
-        module, "explain", lambda *args, **options: seen.append(whole(*args, **options)) or seen[-1]
-    )
-    beats = toy_dataset(60, seed=1)
-    parts = [to_spectrograms(part) for part in (toy_dataset(90), toy_dataset(30, seed=2), beats)]
+    def kept(*args, **options):
+        seen.append(whole(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(quick, "explain", kept)
+    beats = toy_dataset(18, seed=1)
+    parts = [to_spectrograms(part) for part in (toy_dataset(30), toy_dataset(12, seed=2), beats)]
     options = {"out_dir": tmp_path, "epochs": 1, "progress": False}
-    with pytest.raises(
-        ValueError,
-        match=r"explain must be the 60 signals that test was made of, got rows of shape \(59, 187, 1\)",
-    ):
-        fit_and_report(
-            build_model("cnn2d", like=parts[0], filters=(4, 8)),
-            *parts,
-            explain=beats[np.arange(59)],
-            **options,
-        )
-    fit_and_report(
-        build_model("cnn2d", like=parts[0], filters=(4, 8)), *parts, explain=beats, **options
-    )
+    message = "explain must be the 18 signals that test was made of, got rows of shape (17, 187, 1)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit_and_report(model, *parts, explain=beats[np.arange(17)], **options)
+    fit_and_report(model, *parts, explain=beats, **options)
     np.testing.assert_array_equal(seen[0].probe.signals, beats.x[seen[0].rows])
     assert "What decided" in (tmp_path / "report.html").read_text()
 
 
-def test_waveforms_can_be_given_for_images():
-    from ecg_keras import to_spectrograms
-
-    signals = toy_dataset(20)
-    images = to_spectrograms(signals)
-    model = build_model("cnn2d", like=images, filters=(4, 8))
-    found = explain(model, images, rows=[2], methods=("gradcam",), signals=signals.x, check_rows=0)
+def test_waveforms_can_be_given_for_images(small_on_images):
+    model, images, signals = small_on_images
+    options = {"methods": ("gradcam",), "check_rows": 0}
+    found = explain(model, images, rows=[2], signals=signals.x, **options)
     np.testing.assert_array_equal(found.probe.signals[0], signals.x[2])
-    shown = explain(
-        model, images, methods=("gradcam",), check_rows=0
-    )  # representative rows come with theirs
+    shown = explain(model, images, **options)  # representative rows come with theirs
     known = np.flatnonzero(np.isfinite(shown.probe.signals).all(axis=(1, 2)))
     assert len(known) == 3
     np.testing.assert_array_equal(shown.probe.signals[known], signals.x[shown.rows[known]])
@@ -255,13 +183,16 @@ def test_waveforms_can_be_given_for_images():
         explain(model, images, rows=[2], signals=signals.x[:5])
 
 
-def test_agreement_of_a_method_with_itself_is_one():
-    ds = toy_dataset(10)
-    probe = Probe(build_model("cnn1d", like=ds, filters=(4, 8)), ds)
-    cam = gradcam(probe, ds.y)
-    pairs = agreement(probe, {"a": cam, "b": cam})
-    assert pairs[("a", "b")]["mean"] == pytest.approx(1)
-    assert mean_with_interval([np.nan])["mean"] is None
+def test_the_share_around_r_is_that_of_the_qrs():
+    rows = np.zeros((5, 125, 1))
+    rows[:, 50] = 1.0  # the R peak
+    said = np.zeros_like(rows)
+    said[:, 50], said[:, 100] = 3.0, 1.0
+    signal, values, share = around_r(said, rows, fs=125)
+    assert signal.shape == values.shape == (5, 100)  # 0.2 s before R to 0.6 s after it
+    assert (signal[:, 25] == 1).all() and (values[:, 25] == 3).all()
+    assert share["mean"] == 0.75 and share["of_time"] == 26 / 125
+    assert around_r(said, np.zeros_like(rows), fs=125) is None
 
 
 @pytest.mark.parametrize(
@@ -282,16 +213,14 @@ def test_agreement_of_a_method_with_itself_is_one():
         ({"layer": "first"}, "layer='first' is not known"),
     ],
 )
-def test_bad_requests_are_refused(change, message):
-    ds = toy_dataset(20)
-    model = build_model("cnn1d", like=ds, filters=(4,))
+def test_bad_requests_are_refused(change, message, small):
+    model, ds = small
     with pytest.raises(ValueError, match=message):
         explain(model, ds, **{"methods": ("gradcam",), "check_rows": 0, "rows": [0], **change})
 
 
-def test_rows_of_another_shape_are_refused():
-    ds = toy_dataset(20)
-    model = build_model("cnn1d", like=ds, filters=(4,))
+def test_rows_of_another_shape_are_refused(small):
+    model, ds = small
     with pytest.raises(ValueError, match=r"'signal' needs rows of shape \(187, 1\), .* \(100, 1\)"):
         explain(model, ds.replace(x=ds.x[:, :100]))
     with pytest.raises(
@@ -300,9 +229,8 @@ def test_rows_of_another_shape_are_refused():
         explain(model, ds.x)
 
 
-def test_files_of_others_are_not_replaced(tmp_path):
-    ds = planted(20)
-    model = build_model("cnn1d", like=ds, filters=(4,))
+def test_files_of_others_are_not_replaced(small, tmp_path):
+    model, ds = small
     few = {"rows": [0], "methods": "gradcam", "check_rows": 0, "out_dir": tmp_path}
     (tmp_path / "explained_0.png").write_text("mine")
     with pytest.raises(ValueError, match="explained_0.png was not written by .*another out_dir"):

@@ -1,10 +1,10 @@
 """Explain a trained heartbeat model, check the explanations, time them, and draw the V beats.
 
-    python tests/bench/explain.py MODEL_FILE DIR OUT [--check-rows 60] [--source mitbih-csv]
+    python tests/bench/explain.py MODEL_FILE DIR OUT [--check-rows 60]
 
-DIR holds the files of the Kaggle form of the MIT-BIH database; rows of its test part are explained. OUT gets
-explanations.json (figures of every check), explain.json (times and machine), v_beats.png and removal.png;
-the page with all pictures goes to outputs/scratch/explain.
+DIR holds the files of the Kaggle form of the MIT-BIH database; rows of its test part are explained.
+OUT gets explanations.json (figures of every check), explain.json (times and machine), v_beats.png
+and removal.png; the page with all pictures goes to outputs/scratch/explain.
 """
 
 import argparse
@@ -20,12 +20,9 @@ import numpy as np
 
 from ecg_keras import load_mitbih_csv, plots
 from ecg_keras.attribution import Probe, balanced_rows, gradcam, lime, replacement, shap
-from ecg_keras.explain import AFTER_S, BEFORE_S, QRS_S, explain, verdicts
-from ecg_keras.faithfulness import mean_with_interval
+from ecg_keras.explain import BEFORE_S, QRS_S, around_r, explain, verdicts
 from ecg_keras.layers import model_card
-from ecg_keras.plots import png
 from ecg_keras.saved_models import load_model, predict
-from ecg_keras.waves import row_peaks
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 V_ROWS = {"gradcam": 200, "shap": 40, "lime": 40}
@@ -36,9 +33,9 @@ def timed(model, test, seed):
     rows = balanced_rows(test.y, 1000, seed=seed)
     targets, seconds = test.y[rows], {}
     for name, method, n in (("gradcam", gradcam, 1000), ("shap", shap, 15), ("lime", lime, 15)):
-        part = Probe(model, test[rows[:n]])
+        probe = Probe(model, test[rows[:n]])
         start, busy = time.perf_counter(), time.process_time()
-        method(part, targets[:n])
+        method(probe, targets[:n])
         seconds[f"{name}_{n}_rows"] = {
             "wall": time.perf_counter() - start,
             "cpu": time.process_time() - busy,
@@ -47,13 +44,12 @@ def timed(model, test, seed):
 
 
 def v_beats(model, test, scores, background, seed):
-    """Average attribution of V beats around R as a figure, and the share of it inside the QRS per method."""
+    """Average attribution of V beats around R as a figure; its share in the QRS per method."""
     v = test.classes.index("V")
     rows = np.random.default_rng(seed).permutation(
         np.flatnonzero((test.y == v) & (scores.argmax(axis=1) == v))
     )
-    before, after = round(BEFORE_S * test.fs), round(AFTER_S * test.fs)
-    fill, parts, shares = replacement(background), {}, {}
+    fill, curves, shares = replacement(background), {}, {}
     for name, method, options in (
         ("gradcam", gradcam, {}),
         ("shap", shap, {"background": background.x[:8]}),
@@ -61,23 +57,11 @@ def v_beats(model, test, scores, background, seed):
     ):
         own = rows[: V_ROWS[name]]
         found = method(Probe(model, test[own]), np.full(len(own), v), **options)
-        peaks = row_peaks(test.x[own], fs=test.fs)
-        cut = lambda values: plots.aligned(values, peaks, before=before, after=after)
-        values = found.signal.sum(axis=2)
-        if not parts:
-            parts["signal"] = cut(test.x[own, :, 0])
-        parts[name] = cut(values)
-        window = slice(before + round(QRS_S[0] * test.fs), before + round(QRS_S[1] * test.fs) + 1)
-        inside = np.nansum(np.maximum(parts[name][:, window], 0), axis=1)
-        total = np.array([np.maximum(row, 0).sum() for row, at in zip(values, peaks) for _ in at])
-        time_share = np.isfinite(parts[name][:, window]).sum(axis=1).mean() / test.x.shape[1]
-        shares[name] = {
-            **mean_with_interval(inside / np.maximum(total, 1e-12), seed=seed),
-            "of_time": float(time_share),
-        }
-    return plots.plot_averages(
-        {"V": parts}, fs=test.fs, unit=test.unit, before=before, qrs_s=QRS_S
-    ), shares
+        signal, values, share = around_r(found.signal, test.x[own], fs=test.fs, seed=seed)
+        curves.setdefault("signal", signal)
+        curves[name], shares[name] = values, share
+    look = {"fs": test.fs, "unit": test.unit, "before": round(BEFORE_S * test.fs), "qrs_s": QRS_S}
+    return plots.plot_averages({"V": curves}, **look), shares
 
 
 def main():
@@ -101,7 +85,7 @@ def main():
     background = Probe(model, test[balanced_rows(test.y, 200, seed=options.seed + 1)])
     figure, shares = v_beats(model, test, scores, background, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "v_beats.png").write_bytes(png(figure, dpi=110))
+    (options.out / "v_beats.png").write_bytes(plots.png(figure, dpi=110))
     print(
         "V, share of positive attribution in the QRS:",
         {k: round(s["mean"], 2) for k, s in shares.items()},
