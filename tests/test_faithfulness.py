@@ -61,7 +61,7 @@ def test_agreement_of_a_method_with_itself_is_one():
     assert pairs["a", "b"]["mean"] == pytest.approx(1) and pairs["a", "b"]["n"] == 2
     unknown = [Attribution("d", a.view, None) for a in (one, opposite)]
     pairs = agreement(probe, {"d": unknown[0], "e": unknown[1]})
-    assert pairs["d", "e"]["mean"] < -0.9  # cells of 5 and of 6 samples
+    assert -1 <= pairs["d", "e"]["mean"] < 0  # over the cells of the view
 
 
 def test_the_interval_of_a_mean_is_that_of_scipy():
