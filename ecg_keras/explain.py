@@ -1,4 +1,4 @@
-"""Explain what a trained model decided by, check the explanations, and write them as a page.
+"""Explain what a trained model decided by, check the explanations, write them as a page.
 
 Conventions
 -----------

@@ -126,9 +126,9 @@ def test_shap_sums_to_the_difference_of_log_odds():
 @pytest.mark.parametrize("name", ["resnet1d", "cnn2d", "multimodal", "hybrid"])
 def test_a_row_does_not_depend_on_its_batch(name):
     ds = toy_dataset(12)
-    options = {"hybrid": {"branches": ("time", "spectrogram")}, "multimodal": {"width": 8}}.get(
-        name, {"filters": (4, 8)}
-    )
+    few = {"filters": (4, 8)}
+    branches = {"branches": ("time", "spectrogram"), "options": {"time": few, "spectrogram": few}}
+    options = {"hybrid": branches, "multimodal": {"width": 4}}.get(name, few)
     probe = Probe(build_model(name, like=ds, **options), ds)
     whole = gradcam(probe, ds.y, background=probe.x)
     alone = gradcam(probe[[5]], ds.y[[5]], background=probe.x)
