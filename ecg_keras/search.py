@@ -1,11 +1,11 @@
-"""Search the options of a family and of its training for hours, through kills, in worker processes.
+"""Search the options of a model and of its training, for hours and through kills.
 
 Conventions
 -----------
-The searching process proposes trials and trains none; worker processes do. What is on disk decides:
-``search.json`` what is searched, ``oracle.json`` what was proposed, ``trials/*/result.json`` what is
-finished. A result is the content of a result.json; a value is a validation figure, larger is
-better. Seconds are wall time, counted from the start of the call.
+The searching process proposes trials. Worker processes train them. What is on disk decides:
+``search.json`` holds what is searched, ``oracle.json`` what was proposed, and
+``trials/*/result.json`` what is finished. A result is the content of a result.json. A value is a
+validation figure; larger is better. Seconds are wall time from the start of the call.
 """
 
 import contextlib
@@ -27,13 +27,7 @@ from ecg_keras.dataset import ECGDataset, check_parts
 from ecg_keras.pages import decimal
 from ecg_keras.plots import png
 from ecg_keras.search_space import declare, from_json, to_json
-from ecg_keras.search_trials import (
-    Workers,
-    read_parts,
-    resident_mb,
-    worker_count,
-    write_parts,
-)
+from ecg_keras.search_trials import Workers, read_parts, resident_mb, worker_count, write_parts
 from ecg_keras.storage import (
     atomic_path,
     cache_folder,
@@ -52,10 +46,12 @@ _FILES = (  # what a search writes into its folder, besides the winner's run
     "search.html ended.json winner.json"
 ).split()
 _MARGIN_S = 300  # everything is on disk this long before the hours are over
+_PATIENCE_S = 600  # machines wait this long for what the chief writes
 _DEATHS = 5  # of workers in one trial without a finished epoch between
 _COLUMNS = (
     "trial status value epochs_run best_epoch seconds fit_seconds rss_mb n_parameters past"
 ).split()
+_ENDED = ("model", "fit_options", "value", "ended")  # of a Search, as ended.json has them
 _SHOWN = 30  # rows of the leaderboard on the page; the file has all
 _DOT = {"markersize": 4, "color": plots.PALE, "markeredgecolor": plots.INK, "markeredgewidth": 0.5}
 
@@ -83,51 +79,52 @@ def search(
 ):
     """Search the options of a family and of its training for the best validation figure.
 
-    Kill it, a worker or the machine at any moment and call it again with the same arguments: it goes on,
-    with nothing lost but the epochs that were running. The first trial is the default model.
+    Kill the search, a worker or the machine at any moment and make the same call again: the search
+    goes on, and only the epochs that were running are lost. The first trial is the default model.
 
     Parameters
     ----------
     train, val : ECGDataset
         Parts to train trials on and to measure them by: macro-F1, macro-AUC for multi-label data.
     model : str, default "cnn2d"
-        A key of `MODELS`; what is varied for it is declared in `search_space.FAMILIES` and `search_space.TRAINING`.
+        A key of `MODELS`. `search_space.FAMILIES` and `search_space.TRAINING` say what is varied.
     out_dir : path
         Folder of the search: leaderboard.csv and search.html, written after every trial, and its
         state. Files that no search wrote stay as they are.
     hours : float, optional
-        Time for this call. No trial is started that would not end in time by what earlier ones took; a last
-        one that does not is stopped. Time to train the winner (`epochs` on `full_train`) is kept, and
-        everything is on disk five minutes (or a tenth of shorter budgets) before.
+        Time for this call. A trial is started only if it would end in time, judged by the earlier
+        ones; if it does not, it is stopped. Time to train the winner (`epochs` on `full_train`) is
+        kept. All files are written five minutes before the end, or a tenth of a shorter time.
     max_trials : int, optional
-        Trials in all, those of earlier calls included. Random and Bayesian search need it or `hours`.
+        Trials in all, with those of earlier calls. Random and Bayesian search need it or `hours`.
     strategy : {"hyperband", "bayesian", "random"}
-        How options are proposed. Hyperband trains many a little and goes on with the best third; every
-        second new trial is drawn near the best so far.
+        How options are proposed. Hyperband trains many models a little and goes on with the best
+        third; every second new trial is drawn near the best so far.
     epochs : int, default 9
         Of a full training. With Hyperband trials end after a ninth, a third or all of it.
     workers : int, default 0
-        Processes that train; 0 is one per visible GPU, each with a GPU of its own, or one without GPUs.
+        Processes that train. 0 is one for each visible GPU, or one where there is no GPU.
     seed : int, default 0
         Of the proposals and of every training.
     fresh : bool, default False
-        Start anew; an `out_dir` that holds a search is moved aside, to ``<out_dir>-old-1``.
+        Start anew. A search in `out_dir` is moved to ``<out_dir>-old-1``.
     test : ECGDataset, optional
         Train the winner on `full_train` and report it, on this part, in ``winner`` in `out_dir`.
     full_train : ECGDataset, optional
         Rows to train the winner on, where `train` is only some of them.
     previous : path, optional
-        Folder in which to look for the same search of an earlier session, such as /kaggle/input. It is
-        copied if `out_dir` holds none.
+        Folder in which to look for the same search of an earlier session, such as /kaggle/input. It
+        is copied if `out_dir` holds none.
     renew_after : int, default 8
         Trials after which a worker process is replaced, because memory grows in it.
     lease_s : float, default 120
-        Seconds without a sign of life after which another worker goes on with a worker's trial.
+        A worker that gives no sign of life for so many seconds loses its trial to another.
     progress : bool, default True
         Print a line per trial, and a live one while it runs.
     **narrowed
-        Narrow or fix any entry of the space, or any option of the family or of `fit_and_report`: a list to
-        choose from, a pair (low, high) within a range, or one value. ``filters=(32, 64), dropout=(0.1, 0.4)``.
+        What to vary less or not at all: any entry of the space, or option of the family or of
+        `fit_and_report`. Give a list to choose from, a pair (low, high) within a range, or one
+        value: ``filters=(32, 64), dropout=(0.1, 0.4)``.
 
     Returns
     -------
@@ -138,35 +135,36 @@ def search(
     Raises
     ------
     ValueError
-        If `out_dir` holds a search of other data, space, settings or versions (each difference is named), or
-        a file that no search wrote and this one would replace, or another process searches there.
+        If `out_dir` holds a search of other data, space, settings or versions (each difference is
+        named), or a file of others that this search would replace; or another process searches
+        there.
     RuntimeError
-        If the first three trials fail for the same reason, which is given, or a worker cannot start.
+        If the first three trials fail for the same reason, which is told, or a worker cannot start.
 
     Notes
     -----
-    Several machines that share `out_dir` search together by Keras Tuner's distributed mode: run the same
-    program everywhere with KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT set to an address of the first, and
-    KERASTUNER_TUNER_ID to ``chief`` there and to another name on each of the others::
+    Several machines that share `out_dir` can search together. Run the same program on each, with
+    Keras Tuner's three variables: the address of the first machine, and a name, which is ``chief``
+    on the first::
 
-        KERASTUNER_ORACLE_IP=10.0.0.1 KERASTUNER_ORACLE_PORT=8000 KERASTUNER_TUNER_ID=chief python tune.py
-        KERASTUNER_ORACLE_IP=10.0.0.1 KERASTUNER_ORACLE_PORT=8000 KERASTUNER_TUNER_ID=second python tune.py
+        export KERASTUNER_ORACLE_IP=10.0.0.1 KERASTUNER_ORACLE_PORT=8000
+        KERASTUNER_TUNER_ID=chief python tune.py   # on 10.0.0.1
+        KERASTUNER_TUNER_ID=second python tune.py  # on another
 
-    The chief trains too. A machine that falls silent loses its trial to another after `lease_s`; one that
-    joins later is welcome. What to vary is what the chief says.
+    The chief trains too, and its call says what to vary. Machines may join later. One that gives no
+    sign of life for `lease_s` loses its trial to another.
 
-    Where this process itself has used a GPU with TensorFlow, set TF_FORCE_GPU_ALLOW_GROWTH=true before it
-    does, or it holds all of the GPU's memory while the workers need it.
+    TensorFlow takes all memory of a GPU, and the workers then have none. If this process has to use
+    the GPU before it searches, set TF_FORCE_GPU_ALLOW_GROWTH=true at its start.
 
     Examples
     --------
-    >>> from ecg_keras import build_model, fit_and_report, search
+    >>> from ecg_keras import search
     >>> best = search(train, val, hours=8)  # doctest: +SKIP
-    >>> model = build_model(best.model, like=train, **best.model_options)  # doctest: +SKIP
-    >>> report = fit_and_report(model, train, val, test, out_dir="outputs/best", **best.fit_options)  # doctest: +SKIP
+    >>> print(best.code())  # how to train the winner again  # doctest: +SKIP
     """
     start = time.monotonic()
-    check_option("strategy", strategy, STRATEGIES)
+    strategy = check_option("strategy", strategy, STRATEGIES)
     ends = {"hours": hours, "max_trials": max_trials}
     for name, value in (ends | {"epochs": epochs, "renew_after": renew_after}).items():
         if value is not None:
@@ -176,10 +174,7 @@ def search(
     for name, part in (("train", train), ("val", val)):
         if not isinstance(part, ECGDataset):
             raise TypeError(f"{name} must be an ECGDataset, got {type(part).__name__}.")
-    if test is None:
-        check_parts(train, val, val.replace(patients=None))
-    else:
-        check_parts(train, val, test)
+    check_parts(train, val, val.replace(patients=None) if test is None else test)
     settings = {"model": model, "strategy": strategy, "epochs": int(epochs), "seed": int(seed)}
     identity = {"data": _data_identity(train, val), "settings": settings}
     folder = pathlib.Path(out_dir).resolve()
@@ -195,14 +190,8 @@ def search(
     space = declare(model, train, **narrowed)
     backend = keras.backend.backend()
     identity |= {"space": space.describe(), "versions": _versions(backend)}
-    job = {
-        "model": model,
-        "epochs": int(epochs),
-        "seed": int(seed),
-        "renew_after": int(renew_after),
-        "lease_s": float(lease_s),
-        "backend": backend,
-    }
+    job = {name: value for name, value in settings.items() if name != "strategy"}
+    job |= {"renew_after": int(renew_after), "lease_s": float(lease_s), "backend": backend}
     with _locked(folder):
         _prepare(folder, identity, job, fresh, previous)
         if test is not None:
@@ -244,7 +233,10 @@ def _versions(backend):
 
 
 def _data_file(identity, train, val):
-    """Write the parts to the cache for the workers, unless they are there whole; files unused for a week go."""
+    """Write the parts to the cache for the workers, unless they are there whole.
+
+    Files that no search used for a week are removed.
+    """
     folder = cache_folder() / "search"
     for old in folder.glob("*.parts"):
         if not re.fullmatch(r"[0-9a-f]{16}\.parts", final_name(old.name)):
@@ -262,7 +254,7 @@ def _data_file(identity, train, val):
 
 @contextlib.contextmanager
 def _locked(folder):
-    """Hold the folder for one searching process; the system lets go when the process ends, however it ends."""
+    """Hold the folder for one searching process; its end, of any kind, frees the folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
@@ -293,7 +285,8 @@ def _prepare(folder, identity, job, fresh, previous):
         _copy_previous(pathlib.Path(previous), folder, identity)
     if read_json(file) is None and any(folder.glob("trials/*/trial.json")):
         raise ValueError(
-            f"{folder} holds trials, but its search.json cannot be read; give fresh=True or another out_dir."
+            f"{folder} holds trials, but its search.json cannot be read; give fresh=True or "
+            "another out_dir."
         )
     check_free(folder, _FILES, "search.json")
     (folder / "trials").mkdir(parents=True, exist_ok=True)
@@ -302,9 +295,9 @@ def _prepare(folder, identity, job, fresh, previous):
         changed = _differences(there["identity"], identity)
         if changed:
             raise ValueError(
-                f"{folder} holds a search that is not this one: {'; '.join(changed)}. "
-                "Its trials cannot be compared with new ones; give fresh=True to start anew (the old search is moved "
-                "aside) or another out_dir."
+                f"{folder} holds a search that is not this one: {'; '.join(changed)}. Its trials "
+                "cannot be compared with new ones; give fresh=True to start anew (the old search "
+                "is moved aside) or another out_dir."
             )
     if there is None or there["job"] != job:
         write_json(file, {"identity": identity, "job": job})
@@ -331,14 +324,10 @@ def _copy_previous(inputs, folder, identity):
             continue
         changed = _differences(there["identity"], identity)
         if changed:
-            print(
-                f"the search in {file.parent} is not this one and is left alone: {'; '.join(changed)}"
-            )
+            print(f"the search in {file.parent} is not this one and stays: {'; '.join(changed)}")
             continue
         paths = [path.relative_to(file.parent) for path in file.parent.rglob("*")]
-        paths.sort(
-            key=lambda path: (path == pathlib.Path("search.json"), path)
-        )  # last: all is there
+        paths.sort(key=lambda path: (str(path) == "search.json", path))  # last: all is there
         for path in paths:
             old, new = file.parent / path, folder / path
             if not old.is_dir() and new.exists() and not filecmp.cmp(old, new, shallow=False):
@@ -358,7 +347,7 @@ def _copy_previous(inputs, folder, identity):
 
 
 def _report_winner(found, train, val, test, seed, progress):
-    """Train the winner on all rows and report it; a kill in between is gone on with by the same call."""
+    """Train the winner on all rows and report it; after a kill the same call goes on with it."""
     import keras
 
     from ecg_keras.models import build_model
@@ -370,39 +359,30 @@ def _report_winner(found, train, val, test, seed, progress):
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     network = build_model(found.model, like=train, **found.model_options)
-    report = fit_and_report(
-        network,
-        train,
-        val,
-        test,
-        out_dir=found.out_dir / "winner",
-        seed=seed,
-        progress=progress,
-        **found.fit_options,
-    )
+    options = {"out_dir": found.out_dir / "winner", "seed": seed, "progress": progress}
+    report = fit_and_report(network, train, val, test, **options, **found.fit_options)
     (found.out_dir / "winner.json").unlink()
     return report
 
 
 def _work_for_chief(folder, identity, data_file, role, workers):
     """Run workers for a search that another machine leads; returns what it found."""
-    stale, waited = read_json(folder / "ended.json"), time.monotonic()
-    while (there := read_json(folder / "search.json")) is None:
-        if time.monotonic() - waited > 600:
-            raise ValueError(
-                f"no search in {folder} after 10 minutes; start the chief, and share out_dir between the machines."
-            )
-        time.sleep(0.5)
-    identity |= {
-        "space": there["identity"]["space"],
-        "versions": _versions(there["job"]["backend"]),
-    }
+    import pandas as pd
+
+    stale = read_json(folder / "ended.json")
+    there = _wait_for(
+        lambda: read_json(folder / "search.json"),
+        f"no search in {folder} after 10 minutes; start the chief, and share out_dir between the "
+        "machines.",
+    )
+    backend = there["job"]["backend"]
+    identity |= {"space": there["identity"]["space"], "versions": _versions(backend)}
     changed = _differences(there["identity"], identity)
     if changed:
         raise ValueError(f"the chief searches something else in {folder}: {'; '.join(changed)}.")
     names = [f"{role}-{i}" for i in range(worker_count(workers))]
     places = folder, data_file, names, _chief_address()
-    pool = Workers(*places, there["job"]["backend"], lambda name, code: code <= 0)
+    pool = Workers(*places, backend, lambda name, code: code <= 0)
     ended = lambda: (found := read_json(folder / "ended.json")) != stale and found
     try:
         pool.start()
@@ -410,24 +390,25 @@ def _work_for_chief(folder, identity, data_file, role, workers):
             time.sleep(0.5)
     finally:
         pool.stop()
-    waited = time.monotonic()
-    while not (found := ended()):
-        if time.monotonic() - waited > 600:
-            raise RuntimeError(
-                f"the chief gave no trials any more, but has not ended its search in {folder}; look at it there."
-            )
-        time.sleep(0.5)
-    import pandas as pd
-
-    return Search(
-        model=found["model"],
-        model_options=from_json(found["model_options"]),
-        fit_options=found["fit_options"],
-        leaderboard=pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str}),
-        value=found["value"],
-        out_dir=folder,
-        ended=found["ended"],
+    found = _wait_for(
+        ended,
+        f"the chief gave no trials any more, but has not ended its search in {folder}; look at it "
+        "there.",
     )
+    board = pd.read_csv(folder / "leaderboard.csv", dtype={"trial": str})
+    known = {name: found[name] for name in _ENDED}
+    options = from_json(found["model_options"])
+    return Search(model_options=options, leaderboard=board, out_dir=folder, **known)
+
+
+def _wait_for(read, missing):
+    """What `read` returns once that is something; RuntimeError with the text `missing` if never."""
+    began = time.monotonic()
+    while not (found := read()):
+        if time.monotonic() - began > _PATIENCE_S:
+            raise RuntimeError(missing)
+        time.sleep(0.5)
+    return found
 
 
 def _chief_address():
@@ -438,24 +419,9 @@ def _chief_address():
 class Supervisor:
     """One call's searching: the oracle, the workers, the clock and what is printed.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Of the search, with search.json.
-    space : Space
-        What is varied.
-    job : dict
-        Of search.json.
-    strategy, figure : str
-        How values are proposed, and the validation figure that is made large, as "macro_f1".
-    hours, max_trials : float and int, or None
-        Ends of the search.
-    start : float
-        ``time.monotonic()`` at the start of the call.
-    rows : float
-        Rows the winner is trained on, as a multiple of those of a trial.
-    progress : bool
-        Print lines.
+    `folder` is that of the search, and `job` what its search.json says of it. `figure` is the
+    validation figure that is made large, as "macro_f1". `start` is ``time.monotonic()`` at the
+    start of the call. `rows` is how many times as many rows the winner is trained on as a trial.
     """
 
     def __init__(
@@ -472,7 +438,7 @@ class Supervisor:
         self.oracle = make_oracle(strategy, space, f"val_{figure}", **length)
         self.oracle.attach(space, folder, fits=self._fits, **ends)
         self.oracle.news.clear()
-        if strategy == "hyperband" and hours is not None:
+        if strategy == "hyperband" and hours is not None:  # an earlier call may have had an end
             self.oracle.hyperband_iterations = 10**9
         self.deaths, self.told, self.bars = {}, set(), {}
         self.page_s = self.paged = self.drawn = 0.0
@@ -581,13 +547,10 @@ class Supervisor:
         same = [other for other in self.deaths.get(trial_id, []) if other == epoch] + [epoch]
         self.deaths[trial_id] = same
         if len(same) >= _DEATHS and not (folder / "result.json").exists():
-            reason = (
-                f"WorkerDied: the process ended with code {code} {_DEATHS} times "
-                "(out of host memory?)"
-            )
-            known = {"trial": trial_id, "values": running.hyperparameters.values}
+            reason = f"WorkerDied: exit code {code}, {_DEATHS} times (out of host memory?)"
             failed = {"status": "failed", "value": None, "reason": reason, "ended": time.time()}
-            write_json(folder / "result.json", known | failed)
+            failed |= {"trial": trial_id, "values": running.hyperparameters.values}
+            write_json(folder / "result.json", failed)
         self.oracle.give_up(name)
         return True
 
@@ -694,14 +657,11 @@ class Supervisor:
             self.page_s = self.paged - began
         if final:
             found = self.result()
-            ended = {
-                "ended": found.ended,
+            ended = {name: getattr(found, name) for name in _ENDED}
+            ended |= {
+                "model_options": to_json(found.model_options),
                 "at": time.time(),
                 "winner": (self.best() or {}).get("trial"),
-                "value": found.value,
-                "model": found.model,
-                "model_options": to_json(found.model_options),
-                "fit_options": found.fit_options,
                 "trials": len(self.oracle.end_order),
                 "failed": sum(result["status"] == "failed" for result in self._results()),
                 "seconds": self.elapsed_s(),
@@ -736,15 +696,9 @@ class Supervisor:
         fit_options = {"epochs": self.job["epochs"], **fit_options}
         if best:
             fit_options["batch_size"] = best["batch_size"]
-        return Search(
-            model=self.job["model"],
-            model_options=model_options,
-            fit_options=fit_options,
-            leaderboard=self.leaderboard(),
-            value=best and best["value"],
-            out_dir=self.folder,
-            ended=self.oracle.closed or "running",
-        )
+        value, ended = best and best["value"], self.oracle.closed or "running"
+        options = self.job["model"], model_options, fit_options
+        return Search(*options, self.leaderboard(), value, self.folder, ended)
 
     def page(self, found):
         """Write search.html."""
@@ -878,27 +832,16 @@ def search_page(found, tried, label, space, job):
         winner = pages.paragraph("No trial has ended: these are the defaults.") + winner
     sections = [("summary", "Summary", pages.facts(facts.items())), ("winner", "Winner", winner)]
     if done:
-        for name, heading, drawn, caption in (
-            (
-                "progress",
-                "Best so far",
-                plot_progress(tried, label),
-                f"Validation {label} of each trial and the best so far",
-            ),
-            (
-                "parameters",
-                "Each setting",
-                plot_settings(done, space, label),
-                f"Validation {label} against each setting",
-            ),
-            (
-                "parallel",
-                "All settings",
-                plot_parallel(done, space, label),
-                "One line per trial across all settings; darker is better, the winner is red",
-            ),
-        ):
-            sections.append((name, heading, pages.figure(png(drawn), caption, wide=True)))
+        drawn = plot_progress(tried, label).figure
+        each, every = plot_settings(done, space, label), plot_parallel(done, space, label)
+        of_all = f"Validation {label} of each trial and the best so far"
+        against = f"Validation {label} against each setting"
+        across = "One line per trial across all settings; darker is better, the winner is red"
+        sections += [
+            ("progress", "Best so far", pages.figure(png(drawn), of_all, wide=True)),
+            ("parameters", "Each setting", pages.figure(png(each), against, wide=True)),
+            ("parallel", "All settings", pages.figure(png(every), across, wide=True)),
+        ]
     sections.append(("trials", "Trials", _trials(found, len(tried))))
     if failed:
         counts = (f"{reason} ({failed.count(reason)})" for reason in dict.fromkeys(failed))
@@ -906,8 +849,7 @@ def search_page(found, tried, label, space, job):
     varied = pages.table(["setting", "tried"], list(space.describe().items()), numbers_from=2)
     sections.append(("space", "Space", varied))
     lead = pages.paragraph(
-        "Validation figures chose among these trials, so the best one is flattered; the test part "
-        "tells."
+        "The best of many validation figures is too high by chance; only the test part is fair."
     )
     return pages.page(f"Search: {found.model}", sections, lead=lead)
 

@@ -1,12 +1,14 @@
-"""Propose the trials of a search by Keras Tuner's oracles, and keep their state through kills.
+"""Propose the trials of a search with Keras Tuner, and keep what is known through kills.
 
 Conventions
 -----------
-All use of Keras Tuner's private parts is in this module. ``oracle.json`` holds everything that an
-oracle knows and is replaced whole; the one before it stays as ``oracle.previous.json``. What either
-lacks is found again in the trials' own folders. A trial is finished when its result is on disk.
-Keras Tuner itself writes many files in place, takes up trials whose end was not yet written, and
-runs those again.
+An oracle is the object of Keras Tuner that proposes trials. ``oracle.json`` holds everything that
+it knows. The file is replaced whole, and the one before stays as ``oracle.previous.json``. What a
+file lacks is found again in the folders of the trials: a trial is finished when its result is on
+disk. Keras Tuner's own files are written in place, so a kill can spoil them, and it runs a trial
+again whose end was not yet written.
+
+All use of Keras Tuner's private parts is in this module; test_search_oracle.py names each.
 
 Sources: Keras Tuner 1.4.8; Hyperband: L. Li et al., JMLR 18, 2018.
 """
@@ -29,9 +31,11 @@ from ecg_keras.search_space import to_json
 from ecg_keras.storage import read_json, write_json
 from ecg_keras.training import clear_checkpoint
 
+_MANY = 10**9  # more trials or rounds than any search has
+
 
 class Kept:
-    """What every oracle of this package does besides proposing values; `attach` comes before any use."""
+    """What every oracle of this package does besides proposing values; call `attach` first."""
 
     def attach(self, space, folder, *, epochs, max_trials, lease_s, fits=None):
         """Bind to a folder and take up what is there.
@@ -55,9 +59,10 @@ class Kept:
         self.epochs, self.most, self.lease_s = epochs, max_trials, lease_s
         self.fits = fits or (lambda values, start, until: True)
         self.guard = threading.RLock()
-        self.closed = self.error = None  # why no trial is started any more; what went wrong in here
+        self.closed = None  # why no trial is started any more
+        self.error = None  # what went wrong in here
         self.progress, self.heard, self.results = {}, {}, {}
-        self.news = []  # results that nobody has told the user of
+        self.news = []  # results that the user was not told of
         self.verbose = 0
         with self.guard:
             self._take_up()
@@ -65,11 +70,9 @@ class Kept:
 
     def _take_up(self):
         """Read the newest whole state, and end the trials whose results came after it."""
-        for name in ("oracle.json", "oracle.previous.json"):
-            state = read_json(self.folder / name)
-            if state is not None:
-                break
-        else:
+        files = (self.folder / name for name in ("oracle.json", "oracle.previous.json"))
+        state = next((found for found in map(read_json, files) if found is not None), None)
+        if state is None:
             return
         for trial_id, kept in state["trials"].items():
             parameters = self.hyperparameters.copy()
@@ -87,15 +90,10 @@ class Kept:
                 self.give_up(tuner_id)
             else:
                 self.heard[trial.trial_id] = time.monotonic()
-        for trial_id in [
-            *self._retry_queue,
-            *(trial.trial_id for trial in self.ongoing_trials.values()),
-        ]:
+        running = [trial.trial_id for trial in self.ongoing_trials.values()]
+        for trial_id in [*self._retry_queue, *running]:
             if self.result_of(trial_id) is not None:
                 self._finish(trial_id)
-        self._retry_queue = [
-            trial_id for trial_id in self._retry_queue if trial_id not in self.end_order
-        ]
 
     @staticmethod
     def is_own(tuner_id):
@@ -106,14 +104,10 @@ class Kept:
 
     def save(self):
         """Write the state whole; the one before stays."""
+        kept = ("status", "message", "score", "best_step")
         trials = {
-            trial_id: {
-                "values": trial.hyperparameters.values,
-                "status": trial.status,
-                "message": trial.message,
-                "score": trial.score,
-                "best_step": trial.best_step,
-            }
+            trial_id: {"values": trial.hyperparameters.values}
+            | {name: getattr(trial, name) for name in kept}
             for trial_id, trial in self.trials.items()
         }
         file = self.folder / "oracle.json"
@@ -131,7 +125,7 @@ class Kept:
         return super()._random_values()
 
     def create_trial(self, tuner_id):
-        """A trial to run, IDLE, or STOPPED; trials that have a result already are ended on the way."""
+        """A trial to run, IDLE, or STOPPED; trials that have a result already end on the way."""
         with self.guard:
             try:
                 while True:
@@ -144,10 +138,9 @@ class Kept:
                         return _message(trial)
                     if self.closed in ("time", "error"):
                         return self._stop(tuner_id)
-                    if not self._retry_queue and (
-                        self.closed or (self.most and len(self.trials) >= self.most)
-                    ):
+                    if self.most and len(self.trials) >= self.most:
                         self.closed = self.closed or "max_trials"
+                    if self.closed and not self._retry_queue:
                         if self.ongoing_trials:  # its worker may die: stay to take it up
                             return Trial(keras_tuner.HyperParameters(), status="IDLE")
                         return self._stop(tuner_id)
@@ -159,9 +152,12 @@ class Kept:
                     if trial.status != "RUNNING" or self._prepared(trial, before):
                         return _message(trial)
             except Exception as error:  # Keras Tuner would hold its lock for ever
-                self.error = self.error or error
-                self.closed = "error"
+                self._note(error)
                 return self._stop(tuner_id)
+
+    def _note(self, error):
+        """Keep the first error for the search to raise; no more trials."""
+        self.error, self.closed = self.error or error, "error"
 
     def _stop(self, tuner_id):
         """The answer that ends a worker."""
@@ -169,7 +165,11 @@ class Kept:
         return Trial(keras_tuner.HyperParameters(), status="STOPPED")
 
     def _prepared(self, trial, before):
-        """Write what the worker needs; False where the trial has a result, or does not fit the time (then no more do)."""
+        """Write what the worker needs.
+
+        False for a trial that has a result, and for one that would not end in time: then no more
+        are started.
+        """
         trial_id, values = trial.trial_id, trial.hyperparameters.values
         start, until, past = self.stage(values)
         found = self.result_of(trial_id)
@@ -187,17 +187,9 @@ class Kept:
         if found is not None:  # left by a state that is lost
             folder.rename(_free(folder))
         model_options, fit_options = self.space.options(self.space.decoded(values))
-        write_json(
-            folder / "trial.json",
-            {
-                "values": values,
-                "model_options": to_json(model_options),
-                "fit_options": fit_options,
-                "start": start,
-                "until": until,
-                "past": past,
-            },
-        )
+        content = {"values": values, "start": start, "until": until, "past": past}
+        content |= {"model_options": to_json(model_options), "fit_options": fit_options}
+        write_json(folder / "trial.json", content)
         self.heard[trial_id] = time.monotonic()
         return True
 
@@ -224,8 +216,7 @@ class Kept:
                 if trial.trial_id not in self.end_order:
                     self._finish(trial.trial_id)
             except Exception as error:
-                self.error = self.error or error
-                self.closed = "error"
+                self._note(error)
 
     def _finish(self, trial_id):
         """End a trial whose result is on disk."""
@@ -238,8 +229,9 @@ class Kept:
         trial.message = result.get("reason")
         self.results[trial_id] = result
         self.progress.pop(trial_id, None)
-        super().end_trial(trial)
+        # before the end is saved: a trial that is in both lists would end twice after a kill
         self._retry_queue = [other for other in self._retry_queue if other != trial_id]
+        super().end_trial(trial)
         self.save()
         self.news.append(result)
         for other in self.superfluous():
@@ -257,7 +249,7 @@ class Kept:
         return read_json(self.folder / "trials" / trial_id / "result.json")
 
     def give_up(self, tuner_id):
-        """Take the running trial from a worker that is gone, for another to go on with; returns its id."""
+        """Take the trial from a worker that is gone, for another to go on with; returns its id."""
         with self.guard:
             trial = self.ongoing_trials.pop(tuner_id, None)
             if trial is None:
@@ -267,9 +259,8 @@ class Kept:
             else:
                 self._retry_queue.append(trial.trial_id)
             self.progress.pop(trial.trial_id, None)
-            self.heard.pop(
-                trial.trial_id, None
-            )  # else the worker that takes it up would be late from the start
+            # else the worker that takes it up would be late from the start
+            self.heard.pop(trial.trial_id, None)
             self.save()
             return trial.trial_id
 
@@ -296,7 +287,10 @@ class Kept:
 
 
 def _message(trial):
-    """What a worker is told of a trial: all but the space, each condition of which Keras Tuner 1.4.8 prints as it sends it."""
+    """What a worker is told of a trial: all but the space.
+
+    Keras Tuner 1.4.8 prints each condition of a space that it sends.
+    """
     parameters = keras_tuner.HyperParameters()
     parameters.values = dict(trial.hyperparameters.values)
     return Trial(parameters, trial.trial_id, trial.status)
@@ -316,9 +310,6 @@ def _free(folder):
     return free
 
 
-_MANY = 10**9
-
-
 class RandomOracle(Kept, keras_tuner.oracles.RandomSearchOracle):
     """Random search."""
 
@@ -326,16 +317,14 @@ class RandomOracle(Kept, keras_tuner.oracles.RandomSearchOracle):
 class BayesianOracle(Kept, keras_tuner.oracles.BayesianOptimizationOracle):
     """Bayesian optimisation: Keras Tuner's Gaussian process and upper confidence bound.
 
-    The bound is sought among random points and points near the best ones, all at once: Keras Tuner's
-    fifty gradient descents without gradients took seconds per trial, and were not the same after a restart.
+    The best bound is looked for among random points and points near the best trials, all at once.
+    Keras Tuner's own fifty descents took seconds per trial, and ended elsewhere after a restart.
     """
 
     def populate_space(self, trial_id):
         """Random values first, then those whose upper confidence bound is best."""
-        if (
-            sum(trial.status == "COMPLETED" for trial in self.trials.values())
-            < self.num_initial_points
-        ):
+        completed = sum(trial.status == "COMPLETED" for trial in self.trials.values())
+        if completed < self.num_initial_points:
             return self._random_populate_space()
         x, y = self._vectorize_trials()  # smaller y is better
         self.gpr.fit(x, y)
@@ -352,11 +341,12 @@ class BayesianOracle(Kept, keras_tuner.oracles.BayesianOptimizationOracle):
 
 
 class HyperbandOracle(Kept, keras_tuner.oracles.HyperbandOracle):
-    """Hyperband: many short trainings, of which the best third goes on three times as long, and so on.
+    """Hyperband: many short trainings; the best third goes on three times as long, and so on.
 
-    Every second new trial is drawn near one of the three best so far, at first the default: one to three
-    of its values are drawn anew, numbers near the old one (mutation as in regularised evolution: E. Real
-    et al., AAAI 2019). Random draws alone seldom came near a default that was chosen by hand.
+    Every second new trial is drawn near one of the three best so far, at first the default. One to
+    three of its values are drawn anew, numbers near the old one: mutation as in regularised
+    evolution (E. Real et al., AAAI 2019). Random draws alone seldom came near a default that was
+    chosen by hand.
     """
 
     def _random_values(self):
@@ -373,24 +363,18 @@ class HyperbandOracle(Kept, keras_tuner.oracles.HyperbandOracle):
 
     def _best_values(self, n):
         """Values of the `n` best finished trials that differ, without the tuner's own entries."""
-        done = [
-            self.trials[trial_id]
-            for trial_id in self.end_order
-            if self.trials[trial_id].score is not None
-        ]
+        ended = (self.trials[trial_id] for trial_id in self.end_order)
+        done = [trial for trial in ended if trial.score is not None]
         found = []
         for trial in sorted(done, key=lambda trial: trial.score, reverse=True):
-            values = {
-                name: value
-                for name, value in trial.hyperparameters.values.items()
-                if not name.startswith("tuner/")
-            }
+            values = trial.hyperparameters.values
+            values = {name: values[name] for name in values if not name.startswith("tuner/")}
             if values not in found:
                 found.append(values)
         return found[:n]
 
     def _near(self, values, rng):
-        """Values with one to three entries drawn anew; entries that become active are drawn at random."""
+        """Values with one to three entries drawn anew; those that become active, at random."""
         changed = rng.choice(list(values), min(len(values), rng.integers(1, 4)), replace=False)
         near = keras_tuner.HyperParameters()
         for parameter in self.hyperparameters.space:
@@ -402,9 +386,8 @@ class HyperbandOracle(Kept, keras_tuner.oracles.HyperbandOracle):
                 near.values[name] = values[name]
                 continue
             if name in values and getattr(parameter, "ordered", True):
-                probability = np.clip(
-                    parameter.value_to_prob(values[name]) + rng.normal(0, 0.25), 0, 1 - 1e-9
-                )
+                shifted = parameter.value_to_prob(values[name]) + rng.normal(0, 0.25)
+                probability = np.clip(shifted, 0, 1 - 1e-9)
             near.values[name] = parameter.prob_to_value(float(probability))
         return near.values
 
@@ -412,16 +395,10 @@ class HyperbandOracle(Kept, keras_tuner.oracles.HyperbandOracle):
         """Finished trials of brackets that are over, and those whose successor is finished."""
         waiting = set()
         for bracket in self._brackets:
-            last = bracket["rounds"][-1]
-            promoted = {
-                row["past_id"]
-                for row_ in bracket["rounds"]
-                for row in row_
-                if row["id"] in self.end_order
-            }
-            for round_ in bracket["rounds"]:
-                if round_ is not last:
-                    waiting |= {row["id"] for row in round_} - promoted
+            *earlier, last = bracket["rounds"]
+            for this, following in zip(earlier, [*earlier[1:], last]):
+                promoted = {row["past_id"] for row in following if row["id"] in self.end_order}
+                waiting |= {row["id"] for row in this} - promoted
         return [trial_id for trial_id in self.end_order if trial_id not in waiting]
 
 
@@ -450,9 +427,8 @@ def make_oracle(strategy, space, objective, *, epochs, seed, endless=False):
         "max_consecutive_failed_trials": _MANY,
     }
     if strategy == "hyperband":
-        return HyperbandOracle(
-            max_epochs=epochs, hyperband_iterations=_MANY if endless else 1, **common
-        )
+        times = _MANY if endless else 1
+        return HyperbandOracle(max_epochs=epochs, hyperband_iterations=times, **common)
     if strategy == "bayesian":
         return BayesianOracle(max_trials=None, num_initial_points=10, **common)
     return RandomOracle(max_trials=None, **common)
@@ -460,9 +436,8 @@ def make_oracle(strategy, space, objective, *, epochs, seed, endless=False):
 
 def serve(oracle, address):
     """Answer workers by Keras Tuner's protocol; returns (server, port)."""
-    server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)]
-    )
+    threads = futures.ThreadPoolExecutor(max_workers=4)
+    server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
     get_service_grpc().add_OracleServicer_to_server(OracleServicer(oracle), server)
     port = server.add_insecure_port(address)
     server.start()

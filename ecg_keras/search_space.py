@@ -2,13 +2,14 @@
 
 Conventions
 -----------
-An entry is a `Choice` or a `Range`; its default is that of the family's function or of
-`fit_and_report`, so the first trial of a search is the default model. Entries are named as the
-option they set, but for three: `filters` (n_blocks, filters_1, filters_2 ... instead),
-`dense_units` (dense, 0 for no layer) and the spectrogram `grid` (frame_length and hop_length, in
-samples).
+An entry is a `Choice` or a `Range`. Its default is that of the family's function or of
+`fit_and_report`, so the first trial of a search is the default model. An entry is named as the
+option that it sets. Three options have other entries: `filters` has n_blocks, filters_1, filters_2
+and so on; `dense_units` has dense (0 for no layer); the spectrogram `grid` has frame_length and
+hop_length, in samples.
 """
 
+import contextlib
 import dataclasses
 import inspect
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ class Choice:
         """The same choice among other values; the default stays where it is one of them."""
         values = tuple(values)
         return Choice(values, self.default if self.default in values else values[0])
+
+    def counts(self):
+        """Whole numbers that the entry may take."""
+        return self.values
 
     def share(self, value):
         """The rank of a value among all, 0 to 1; NaN for another."""
@@ -60,9 +65,12 @@ class Range:
 
     def narrowed(self, low, high):
         """The same range between other ends; the default moves to the nearer end."""
-        return dataclasses.replace(
-            self, low=low, high=high, default=min(max(self.default, low), high)
-        )
+        default = min(max(self.default, low), high)
+        return dataclasses.replace(self, low=low, high=high, default=default)
+
+    def counts(self):
+        """Whole numbers that the entry may take."""
+        return range(int(self.low), int(self.high) + 1)
 
     def share(self, value):
         """Where a value lies between the ends, 0 to 1; NaN for None."""
@@ -143,6 +151,7 @@ TRAINING = {
     "batch_size": Choice((64, 128, 256)),
     "balance": Choice((None, "class_weight", "sampler")),
 }
+_OF_THE_SEARCH = ("epochs", "monitor", "seed")  # fit options that its own keywords or rules set
 
 
 @dataclass(frozen=True)
@@ -168,9 +177,8 @@ class Space:
 
     def describe(self):
         """The space as text by name, to compare and to print."""
-        return {
-            name: f"{entry}, default {entry.default!r}" for name, entry in self.entries.items()
-        } | {name: f"fixed at {value!r}" for name, value in self.fixed.items()}
+        varied = {name: f"{e}, default {e.default!r}" for name, e in self.entries.items()}
+        return varied | {name: f"fixed at {value!r}" for name, value in self.fixed.items()}
 
     def defaults(self):
         """Values of the first trial, by entry; inactive ones too."""
@@ -194,16 +202,13 @@ class Space:
             if name in values
         } | self.fixed
         if "n_blocks" in values:
-            values["filters"] = tuple(
-                values[f"filters_{i + 1}"] for i in range(int(values.pop("n_blocks")))
-            )
-        values = {name: value for name, value in values.items() if not name.startswith("filters_")}
+            blocks = range(1, int(values.pop("n_blocks")) + 1)
+            values["filters"] = tuple(values[f"filters_{block}"] for block in blocks)
+        values = {name: value for name, value in values.items() if not _block(name)}
         if "dense" in values:
             units = values.pop("dense")
             values["dense_units"] = (units,) if units else ()
-        geometry = {
-            name: values.pop(name) for name in ("frame_length", "hop_length") if name in values
-        }
+        geometry = {name: values.pop(name) for name in _SPECTROGRAMS if name in values}
         if geometry:
             values["grid"] = SpectrogramGrid(self.fs, **geometry)
         fitting = {name: values.pop(name) for name in list(values) if name in _fit_options()}
@@ -215,13 +220,11 @@ class Space:
 
         parameters = keras_tuner.HyperParameters()
         for name, entry in self.entries.items():
-            block = _block(name)
-            if block and "n_blocks" in self.entries:
-                with parameters.conditional_scope(
-                    "n_blocks", [n for n in _counts(self.entries["n_blocks"]) if n >= block]
-                ):
-                    _register(parameters, name, entry)
-            else:
+            scope = contextlib.nullcontext()
+            if _block(name) and "n_blocks" in self.entries:
+                counts = [n for n in self.entries["n_blocks"].counts() if n >= _block(name)]
+                scope = parameters.conditional_scope("n_blocks", counts)
+            with scope:
                 _register(parameters, name, entry)
         return parameters
 
@@ -230,12 +233,9 @@ class Space:
         found = {}
         for name, entry in self.entries.items():
             if name in values:
-                coded = _coded(entry)
-                found[name] = (
-                    dict(zip(coded, entry.values))[values[name]]
-                    if coded
-                    else _rounded(values[name], entry)
-                )
+                names, value = _coded(entry), values[name]
+                value = entry.values[names.index(value)] if names else _rounded(value, entry)
+                found[name] = value
         return found
 
 
@@ -247,11 +247,12 @@ def declare(model, like, **narrowed):
     model : str
         A key of `MODELS`.
     like : ECGDataset
-        Leaves out what does not apply: the grid for images, balancing and label smoothing for
-        multi-label data, balancing for a part that is balanced already.
+        Its kind decides what applies. Images have no grid to vary. Multi-label data have no
+        balancing and no label smoothing. A part that is balanced already is not balanced again.
     **narrowed
-        By name of an entry, or of any option of the family or of `fit_and_report`: a list of values to
-        choose from, a pair (low, high) within a range, a `Choice` or `Range`, or one value to hold.
+        By name of an entry, or of any option of the family or of `fit_and_report`: a list of values
+        to choose from, a pair (low, high) within a range, a `Choice` or `Range`, or one value to
+        hold.
 
     Raises
     ------
@@ -271,11 +272,8 @@ def declare(model, like, **narrowed):
     from ecg_keras.models import MODELS
 
     check_option("model", model, MODELS)
-    defaults = {
-        name: p.default
-        for name, p in inspect.signature(MODELS[model]).parameters.items()
-        if name != "like"
-    }
+    parameters = inspect.signature(MODELS[model]).parameters
+    defaults = {name: p.default for name, p in parameters.items() if name != "like"}
     entries = _family_entries(model, like, defaults) | _training_entries(like)
     fixed = {}
     options = set(defaults) | set(_fit_options())
@@ -294,35 +292,34 @@ def declare(model, like, **narrowed):
         else:
             fixed[name] = value
     if "n_blocks" in fixed or "n_blocks" in entries:
-        most = max(_counts(entries["n_blocks"])) if "n_blocks" in entries else fixed["n_blocks"]
+        most = max(entries["n_blocks"].counts()) if "n_blocks" in entries else fixed["n_blocks"]
         entries = {name: entry for name, entry in entries.items() if _block(name) <= most}
     if not entries:
         raise ValueError(
             "every option is fixed: nothing is left to search; leave at least one free."
         )
-    return Space(model, _parents_first(entries), fixed, like.fs)
+    # n_blocks first: it decides which filters count
+    entries = dict(sorted(entries.items(), key=lambda item: item[0] != "n_blocks"))
+    return Space(model, entries, fixed, like.fs)
 
 
 def _family_entries(model, like, defaults):
-    """The entries of a family with its own defaults; the grid only where signals become images inside."""
+    """The entries of a family with its own defaults; the grid only for data that are signals."""
     entries = {}
     for name, entry in FAMILIES.get(model, {}).items():  # an undeclared family: only its training
         if name == "n_blocks":
             filters = defaults["filters"]
-            most = entry[1]
             entries[name] = Range(*entry, step=1, default=len(filters))
-            for i in range(most):
+            for i in range(entry[1]):
                 base = filters[min(i, len(filters) - 1)]
-                entries[f"filters_{i + 1}"] = Choice(
-                    tuple(int(base * width) for width in _WIDTHS), base
-                )
+                widths = tuple(int(base * width) for width in _WIDTHS)
+                entries[f"filters_{i + 1}"] = Choice(widths, base)
         elif name in _SPECTROGRAMS:
             if like.grid is None:
                 default = getattr(SpectrogramGrid(like.fs), name)
                 samples = {max(4, round(seconds * like.fs)) for seconds in entry.values} | {default}
-                entries[name] = Choice(
-                    tuple(sorted(n for n in samples if n <= like.x.shape[1])), default
-                )
+                fitting = sorted(n for n in samples if n <= like.x.shape[1])
+                entries[name] = Choice(tuple(fitting), default)
         elif name == "dense":
             units = (*defaults["dense_units"], 0)[0]
             entries[name] = dataclasses.replace(entry, default=units)
@@ -333,10 +330,8 @@ def _family_entries(model, like, defaults):
 
 def _training_entries(like):
     """The entries of the training that apply to `like`, with the defaults of `fit_and_report`."""
-    entries = {
-        name: dataclasses.replace(entry, default=_fit_options()[name])
-        for name, entry in TRAINING.items()
-    }
+    defaults = _fit_options()
+    entries = {name: dataclasses.replace(e, default=defaults[name]) for name, e in TRAINING.items()}
     if like.multi_label:
         del entries["label_smoothing"]
     if like.multi_label or like.balance is not None:
@@ -346,29 +341,24 @@ def _training_entries(like):
 
 def _fit_options():
     """The options of `fit_and_report` that a search may set, with their defaults."""
-    from ecg_keras.training import fit_and_report
+    from ecg_keras.training import FitOptions
 
-    parameters = inspect.signature(fit_and_report).parameters.values()
-    outside = ("out_dir", "epochs", "monitor", "seed", "explain", "progress")
-    return {
-        p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in outside
-    }
+    options = dataclasses.asdict(FitOptions())
+    return {"balance": None} | {n: v for n, v in options.items() if n not in _OF_THE_SEARCH}
 
 
 def _replaced_by(name, entries):
     """Entries that an option given by keyword stands for."""
     groups = {
-        "filters": [
-            other for other in entries if other == "n_blocks" or other.startswith("filters_")
-        ],
+        "filters": ["n_blocks", *filter(_block, entries)],
         "dense_units": ["dense"],
-        "grid": ["frame_length", "hop_length"],
+        "grid": list(_SPECTROGRAMS),
     }
     return [other for other in groups.get(name, [name]) if other in entries]
 
 
 def _narrowed(name, declared, value):
-    """The entry that a value given by keyword makes of the declared one, or the value itself where it is held."""
+    """The entry that a keyword's value makes of the declared one; a value to hold as it is."""
     if isinstance(value, (Choice, Range)):
         if value.default is None:
             default = value.values[0] if isinstance(value, Choice) else value.low
@@ -379,11 +369,9 @@ def _narrowed(name, declared, value):
     if isinstance(value, list) or (isinstance(value, tuple) and declared is not None):
         if not value:
             raise ValueError(f"{name}=[] leaves nothing to choose from; give at least one value.")
-        return (
-            declared.narrowed(value)
-            if isinstance(declared, Choice)
-            else Choice(tuple(value), value[0])
-        )
+        if isinstance(declared, Choice):
+            return declared.narrowed(value)
+        return Choice(tuple(value), value[0])
     return value
 
 
@@ -392,18 +380,8 @@ def _block(name):
     return int(name.removeprefix("filters_")) if name.startswith("filters_") else 0
 
 
-def _counts(entry):
-    """Whole numbers that an entry may take."""
-    return entry.values if isinstance(entry, Choice) else range(int(entry.low), int(entry.high) + 1)
-
-
-def _parents_first(entries):
-    """Entries with n_blocks before the filters it decides on."""
-    return dict(sorted(entries.items(), key=lambda item: item[0] != "n_blocks"))
-
-
 def _coded(entry):
-    """Names for values that Keras Tuner cannot hold (None, tuples, mixed types); None where it can."""
+    """Names of values that Keras Tuner cannot hold (None, tuples, mixed types), else None."""
     if isinstance(entry, Range):
         return None
     plain = {type(value) for value in entry.values}
@@ -413,34 +391,27 @@ def _coded(entry):
 def _register(parameters, name, entry):
     """Add one entry to Keras Tuner's."""
     if isinstance(entry, Choice):
-        coded = _coded(entry)
-        values = coded or list(entry.values)
+        values = _coded(entry) or list(entry.values)
         default = values[entry.values.index(entry.default)]
         parameters.Choice(name, values, default=default)
     elif all(isinstance(value, int) for value in (entry.low, entry.high, entry.step)):
         parameters.Int(name, entry.low, entry.high, step=entry.step, default=int(entry.default))
     else:
-        sampling = "log" if entry.log else "linear"
-        parameters.Float(
-            name,
-            float(entry.low),
-            float(entry.high),
-            step=entry.step,
-            sampling=sampling,
-            default=float(entry.default),
-        )
+        low, high, default = map(float, (entry.low, entry.high, entry.default))
+        drawn = {"step": entry.step, "sampling": "log" if entry.log else "linear"}
+        parameters.Float(name, low, high, default=default, **drawn)
 
 
 def _rounded(value, entry):
-    """Three digits of what has no steps, to be read and typed; ten of the rest: steps of 0.05 add up to 0.15000000000000002."""
+    """A number that is easy to read and type: three digits, or ten where it has steps.
+
+    Steps of 0.05 add up to 0.15000000000000002.
+    """
     if not isinstance(value, float):
         return value
-    continuous = isinstance(entry, Range) and not entry.step
-    return (
-        min(max(float(f"{value:.3g}"), entry.low), entry.high)
-        if continuous
-        else float(f"{value:.10g}")
-    )
+    if isinstance(entry, Range) and not entry.step:
+        return min(max(float(f"{value:.3g}"), entry.low), entry.high)
+    return float(f"{value:.10g}")
 
 
 def to_json(value):

@@ -2,14 +2,14 @@
 
 Conventions
 -----------
-A trial's folder ``trials/0007`` holds trial.json (what to run), ``checkpoint`` (to go on from after
-a kill) and, once it has ended, result.json, written whole. Whoever reads result.json knows that the
-trial is finished; nothing else says so. Seconds are wall time, memory is in MB (10^6 bytes).
+A trial's folder ``trials/0007`` holds trial.json (what to run), ``checkpoint`` (the state to go on
+from after a kill) and, at the end, result.json, written whole. A trial is finished when it has a
+result.json. Seconds are wall time, memory is in MB (10^6 bytes).
 
-``python -m ecg_keras.search_trials OUT_DIR DATA_FILE`` is a worker. It asks the oracle named by
-Keras Tuner's three environment variables for trials, and ends by itself after a few (`RENEW`), when
-there are no more (`STOPPED`), or when its parent or its trial is gone (`LOST`). Its output goes to
-``workers/<id>.log`` in the search's folder.
+``python -m ecg_keras.search_trials OUT_DIR DATA_FILE`` is a worker. Keras Tuner's three environment
+variables say where the oracle is. The worker asks it for trials. It ends after a few trials
+(`RENEW`), when there are no more (`STOPPED`), or when its parent or its trial is gone (`LOST`). Its
+output goes to ``workers/<id>.log`` in the search's folder.
 """
 
 import contextlib
@@ -26,13 +26,17 @@ import traceback
 
 import numpy as np
 
+from ecg_keras.dataset import Balance, ECGDataset, Scaler
 from ecg_keras.search_space import from_json, to_json
 from ecg_keras.storage import read_cache, read_json, write_cache, write_json
 
 RENEW, STOPPED, LOST = 0, 10, 11  # exit codes: start another, no more trials, trial lost
 # fields of a data set that only a report or a saved model needs
 _REPORTED = ("examples", "preparation", "split_by", "digests")
+_PARTS = "train and val of a search"  # key of their file
+_MEMORY_ERRORS = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "OUT OF MEMORY", "OOM WHEN ALLOCATING")
+_FAILED_STARTS = 3  # of a worker that never got a trial: something is wrong with the installation
 
 
 def run_trial(folder, job, train, val, *, alive=None):
@@ -57,37 +61,25 @@ def run_trial(folder, job, train, val, *, alive=None):
     folder = pathlib.Path(folder)
     trial = json.loads((folder / "trial.json").read_text())
     start, notes = time.perf_counter(), []
-    options = dict(trial["fit_options"])
-    past = folder.parent / trial["past"] if trial["past"] else None
-    if past is not None:  # a promoted trial goes on with its own batch size
-        options["batch_size"] = (read_json(past / "result.json") or {}).get(
-            "batch_size", options.get("batch_size")
-        )
+    options = {"batch_size": 128} | trial["fit_options"]
+    if trial["past"]:  # a promoted trial goes on with its own batch size
+        past = folder.parent / trial["past"]
+        options |= _batch_size(past / "result.json")
         if not (folder / "checkpoint").exists() and (past / "checkpoint").is_dir():
             shutil.copytree(past / "checkpoint", folder / "part", dirs_exist_ok=True)
             (folder / "part").rename(folder / "checkpoint")
-    options["batch_size"] = (read_json(folder / "smaller.json") or {}).get(
-        "batch_size", options.get("batch_size") or 128
-    )
-    result = {
-        "trial": folder.name,
-        "values": trial["values"],
-        "past": trial["past"],
-        "epochs": trial["until"],
-    }
+    options |= _batch_size(folder / "smaller.json")
+    result = {"trial": folder.name, "values": trial["values"]}
+    result |= {"past": trial["past"], "epochs": trial["until"]}
     while True:
         try:
             result |= _trained(folder, job, trial | {"fit_options": options}, train, val, alive)
             break
-        except Exception as error:  # whatever a configuration does, the search goes on and names it
+        except Exception as error:  # of any options: the search goes on and tells the reason
             if not out_of_memory(error) or options["batch_size"] < 2:
                 reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
-                result |= {
-                    "status": "failed",
-                    "value": None,
-                    "reason": reason,
-                    "traceback": traceback.format_exc(),
-                }
+                result |= {"status": "failed", "value": None, "reason": reason}
+                result["traceback"] = traceback.format_exc()
                 break
             options["batch_size"] //= 2
             notes.append(f"out of memory, batch size halved to {options['batch_size']}")
@@ -104,6 +96,12 @@ def run_trial(folder, job, train, val, *, alive=None):
     return result
 
 
+def _batch_size(file):
+    """The batch size that a file of a trial names, as a dict; {} where it names none."""
+    found = read_json(file) or {}
+    return {"batch_size": found["batch_size"]} if "batch_size" in found else {}
+
+
 def _trained(folder, job, trial, train, val, alive):
     """Build and fit; returns value, best epoch and times."""
     import keras
@@ -112,7 +110,8 @@ def _trained(folder, job, trial, train, val, alive):
     from ecg_keras.models import build_model
     from ecg_keras.training import default_monitor, fit
 
-    keras.utils.clear_session()  # frees the last trial, and layers get the same names whatever came before
+    # frees the last trial's memory; and layers get the same names, whatever was built before
+    keras.utils.clear_session()
     options = dict(trial["fit_options"])
     train = balance_train(train, options.pop("balance", None), seed=job["seed"])
     keras.utils.set_random_seed(job["seed"])
@@ -148,7 +147,7 @@ def _trained(folder, job, trial, train, val, alive):
 
 
 def _progress(folder, figure, alive):
-    """A callback that stops a diverged trial and tells each finished epoch and the best `figure`."""
+    """A callback that stops a diverged trial, and tells the epoch and the best `figure` so far."""
     import keras
 
     def told(epoch, logs):
@@ -167,13 +166,12 @@ def out_of_memory(error):
 
     Examples
     --------
-    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: OOM")), out_of_memory(ValueError("x"))
-    (True, True, False)
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: OOM"))
+    (True, True)
+    >>> out_of_memory(ValueError("x"))
+    False
     """
-    if isinstance(error, MemoryError) or type(error).__name__ in (
-        "ResourceExhaustedError",
-        "OutOfMemoryError",
-    ):
+    if isinstance(error, MemoryError) or type(error).__name__ in _MEMORY_ERRORS:
         return True
     return any(word in str(error).upper() for word in _MEMORY_WORDS)
 
@@ -190,47 +188,36 @@ def write_parts(path, train, val):
     """Write two data sets into one checksummed file."""
     arrays = {}
     for part, ds in (("train", train), ("val", val)):
-        fields = {
-            field.name: getattr(ds, field.name)
-            for field in dataclasses.fields(ds)
-            if field.name not in _REPORTED
-        }
-        scaler, balance = fields.pop("scaler"), fields.pop("balance")
-        if scaler is not None:
-            fields |= {"scaler_mean": scaler.mean, "scaler_scale": scaler.scale}
-        fields["grid"] = to_json(fields["grid"])
-        fields["balance"] = None if balance is None else dataclasses.asdict(balance)
+        fields = {field.name: getattr(ds, field.name) for field in dataclasses.fields(ds)}
+        for name in _REPORTED:
+            del fields[name]
+        fields["grid"] = to_json(ds.grid)
+        fields["balance"] = ds.balance and dataclasses.asdict(ds.balance)
+        fields["scaler"] = ds.scaler and np.stack([ds.scaler.mean, ds.scaler.scale])
         for name in [name for name, value in fields.items() if isinstance(value, np.ndarray)]:
             arrays[f"{part}.{name}"] = fields.pop(name)
-        arrays[f"{part}.fields"] = np.frombuffer(json.dumps(fields).encode(), np.uint8)
-    write_cache(path, "search data", arrays)
+        arrays[f"{part}.fields"] = np.array(json.dumps(fields))
+    write_cache(path, _PARTS, arrays)
 
 
 def read_parts(path):
-    """Read the two data sets that `write_parts` wrote; None where the file is missing or damaged."""
-    from ecg_keras.dataset import Balance, ECGDataset, Scaler
-
-    arrays = read_cache(path, "search data")
+    """Read the two data sets that `write_parts` wrote; None for a missing or damaged file."""
+    arrays = read_cache(path, _PARTS)
     if arrays is None:
         return None
-    parts = []
-    for part in ("train", "val"):
-        mine = {
-            name.removeprefix(f"{part}."): array
-            for name, array in arrays.items()
-            if name.startswith(f"{part}.")
-        }
-        fields = json.loads(mine.pop("fields").tobytes().decode())
-        if "scaler_mean" in mine:
-            fields["scaler"] = Scaler(mine.pop("scaler_mean"), mine.pop("scaler_scale"))
+    parts = {"train": {}, "val": {}}
+    for name, array in arrays.items():
+        part, _, field = name.partition(".")
+        parts[part] |= json.loads(str(array)) if field == "fields" else {field: array}
+    for fields in parts.values():
         fields["grid"] = from_json(fields["grid"])
-        fields["balance"] = Balance(**fields["balance"]) if fields["balance"] else None
-        parts.append(ECGDataset(**fields, **mine))
-    return parts
+        fields["balance"] = fields["balance"] and Balance(**fields["balance"])
+        fields["scaler"] = None if fields["scaler"] is None else Scaler(*fields["scaler"])
+    return [ECGDataset(**fields) for fields in parts.values()]
 
 
 def main(out_dir, data_file):
-    """Ask for trials and run them until renewal is due or the oracle has no more; returns the exit code."""
+    """Ask for trials and run them until renewal is due or there are no more; the exit code."""
     parent = os.getppid()
     link = _Link(parent)
     threading.Thread(target=link.watch, daemon=True).start()
@@ -242,8 +229,7 @@ def main(out_dir, data_file):
     if parts is None:
         print(f"{data_file} is missing or damaged", flush=True)
         return 1
-    import keras  # noqa: F401 - the start-up that should not count as time of a trial
-
+    # imports here, so that their seconds do not count as a trial's
     import ecg_keras.models
     import ecg_keras.training  # noqa: F401
     from ecg_keras.search_oracle import client
@@ -266,7 +252,10 @@ def main(out_dir, data_file):
 
 
 class _Link:
-    """Tells the oracle that this process lives, and ends it when its parent is gone or its trial is no longer its own."""
+    """Tells the oracle that this process lives.
+
+    Ends the process when its parent is gone, or when its trial was given to another worker.
+    """
 
     def __init__(self, parent):
         self.parent, self.client = parent, None
@@ -275,19 +264,16 @@ class _Link:
 
     def hold(self, trial, lease_s):
         """Begin (or, with None, end) telling of a trial."""
-        self.progress, self.heard, self.lease_s = (
-            {"epoch": 0, "rss_mb": resident_mb() or 0.0},
-            time.monotonic(),
-            lease_s,
-        )
-        self.trial = trial
+        self.progress = {"epoch": 0, "rss_mb": resident_mb() or 0.0}
+        self.heard, self.lease_s = time.monotonic(), lease_s
+        self.trial = trial  # last: the threads look at it first
 
     def tell(self, progress):
         """Note what the next sign of life says."""
         self.progress = dict(progress)
 
     def watch(self):
-        """Every second: is the parent there, has the oracle heard of the trial within its lease?"""
+        """End the process without its parent, or when the oracle was silent for most of a lease."""
         threading.Thread(target=self._signs, daemon=True).start()
         while True:
             time.sleep(0.5)
@@ -303,9 +289,7 @@ class _Link:
             if trial is None:
                 continue
             try:
-                progress = {
-                    name: value for name, value in self.progress.items() if value is not None
-                }
+                progress = {name: v for name, v in self.progress.items() if v is not None}
                 self.client.update_trial(trial, progress, step=int(progress.get("epoch", 0)))
                 if trial == self.trial:
                     self.heard = sent
@@ -315,21 +299,17 @@ class _Link:
                     os._exit(LOST)
 
 
-_FAILED_STARTS = 3  # of a worker that never got a trial: something is wrong with the installation
-
-
 def visible_gpus():
-    """Names of the GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them; asks no framework, so takes no memory."""
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them.
+
+    Asks no framework, because that would take GPU memory.
+    """
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [
-            name
-            for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-            if name.strip() not in ("", "-1")
-        ]
+        names = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        return [name for name in names if name.strip() not in ("", "-1")]
+    asked = {"capture_output": True, "text": True, "timeout": 60}
     try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60
-        ).stdout
+        listed = subprocess.run(["nvidia-smi", "-L"], **asked).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
@@ -349,7 +329,8 @@ class Workers:
     backend : str
         KERAS_BACKEND of the workers.
     on_death : callable
-        Called with the name of a worker that ended without saying that there are no more trials.
+        Called with the name and exit code of a worker that ended although there may be more trials;
+        says whether it had a trial.
     """
 
     def __init__(self, folder, data_file, names, address, backend, on_death):
@@ -367,21 +348,11 @@ class Workers:
 
     def _spawn(self, name):
         log = (self.folder / "workers" / f"{name}.log").open("ab")
-        command = [
-            sys.executable,
-            "-m",
-            "ecg_keras.search_trials",
-            str(self.folder),
-            str(self.data_file),
-        ]
+        command = [sys.executable, "-m", "ecg_keras.search_trials", self.folder, self.data_file]
         with log:
-            self.running[name] = subprocess.Popen(
-                command,
-                env=self._environment(name),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            environment = self._environment(name)
+            self.running[name] = subprocess.Popen(command, env=environment, **files)
 
     def _environment(self, name):
         """What pins a worker to its device and leads it to the oracle."""
@@ -420,14 +391,12 @@ class Workers:
             if code == STOPPED:
                 continue
             had_trial = self.on_death(name, code)
-            self.failed[name] = (
-                0 if had_trial or code <= 0 or code == LOST else self.failed[name] + 1
-            )
+            fine = had_trial or code <= 0 or code == LOST
+            self.failed[name] = 0 if fine else self.failed[name] + 1
             if self.failed[name] >= _FAILED_STARTS:
-                log = (self.folder / "workers" / f"{name}.log").read_text(errors="replace").strip()
-                raise RuntimeError(
-                    f"worker {name} cannot start; the end of {self.folder}/workers/{name}.log:\n{log[-2000:]}"
-                )
+                log = self.folder / "workers" / f"{name}.log"
+                end = log.read_text(errors="replace").strip()[-2000:]
+                raise RuntimeError(f"worker {name} cannot start; the end of {log}:\n{end}")
             self._spawn(name)
         return bool(self.running)
 
