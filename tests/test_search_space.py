@@ -20,22 +20,14 @@ def test_every_family_has_a_space():
 def test_the_first_trial_is_the_default_model(toy, model):
     space = declare(model, toy)
     model_options, fit_options = space.options(space.decoded(space.hyperparameters().values))
-    family, fitting = (
-        inspect.signature(MODELS[model]).parameters,
-        inspect.signature(fit_and_report).parameters,
-    )
+    family = inspect.signature(MODELS[model]).parameters
+    fitting = inspect.signature(fit_and_report).parameters
     grid = model_options.pop("grid", SpectrogramGrid(toy.fs))
     assert grid == SpectrogramGrid(toy.fs)
     assert model_options == {name: family[name].default for name in model_options}
     assert fit_options == {name: fitting[name].default for name in fit_options}
-    assert {
-        "learning_rate",
-        "weight_decay",
-        "schedule",
-        "label_smoothing",
-        "batch_size",
-        "balance",
-    } <= set(fit_options)
+    varied = "learning_rate weight_decay schedule label_smoothing batch_size balance"
+    assert set(varied.split()) <= set(fit_options)
 
 
 def test_values_of_keras_tuner_build_a_model(toy):
@@ -60,11 +52,8 @@ def test_what_is_pasted_has_three_digits_and_stays_in_its_range(toy):
         "dropout": 0.1 + 0.05,
     }
     for found in (space.decoded(values), space.options(values)[0] | space.options(values)[1]):
-        assert (found["learning_rate"], found["weight_decay"], found["dropout"]) == (
-            0.01,
-            0.000808,
-            0.15,
-        )
+        names = ("learning_rate", "weight_decay", "dropout")
+        assert [found[name] for name in names] == [0.01, 0.000808, 0.15]
     assert space.decoded({"learning_rate": 0.00123456})["learning_rate"] == 0.00123456
 
 
@@ -78,10 +67,10 @@ def test_filters_of_a_block_that_is_not_built_are_inactive(toy):
 
 def test_narrowing():
     toy = toy_dataset()
-    space = declare(
-        "cnn2d", toy, filters=(8, 16), kernel_size=[5, 7], dropout=(0.4, 0.5), schedule=("cosine", "constant"), ema=0.99,
-        learning_rate=Range(1e-4, 1e-3, log=True), residual=[True, False], balance="sampler",
-    )  # fmt: skip
+    narrowed = {"filters": (8, 16), "kernel_size": [5, 7], "dropout": (0.4, 0.5), "ema": 0.99}
+    narrowed |= {"schedule": ("cosine", "constant"), "residual": [True, False]}
+    narrowed |= {"learning_rate": Range(1e-4, 1e-3, log=True), "balance": "sampler"}
+    space = declare("cnn2d", toy, **narrowed)
     assert space.fixed == {"filters": (8, 16), "ema": 0.99, "balance": "sampler"}
     assert space.entries["kernel_size"] == Choice((5, 7), 5)
     assert space.entries["dropout"] == Range(0.4, 0.5, step=0.05, default=0.4)
