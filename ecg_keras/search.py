@@ -912,7 +912,8 @@ def plot_progress(tried, label, *, ax=None):
         ax.plot(spent[~good], bottom, "x", color=plots.INK, label="failed")
     ax.set(xlabel=f"time in trials ({unit})", ylabel=f"validation {label}")
     plots.grid_lines(ax)
-    ax.legend(frameon=False, loc="lower right")
+    # above the picture, where no trial is
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncol=3)
     return ax
 
 
@@ -936,7 +937,8 @@ def plot_settings(done, space, label):
         ax.scatter(at, scores, s=sizes, color=plots.PALE, edgecolor=plots.INK, linewidth=0.5)
         ax.scatter(at[best], scores[best], s=50, marker="*", color=plots.ACCENT, zorder=3)
         ax.set_title(name, fontsize=9)
-        ax.set_xticks(*zip(*entry.ticks()), fontsize=7.5)
+        ticks = entry.ticks()
+        ax.set_xticks(*zip(*ticks[:: 1 + len(ticks) // 7]), fontsize=7.5)
         ax.set_xlim(-0.08, 1.08)
         ax.tick_params(axis="y", labelsize=7.5)
         plots.grid_lines(ax)

@@ -44,9 +44,10 @@ class Choice:
         return self.values.index(value) / max(len(self.values) - 1, 1)
 
     def ticks(self):
-        """Shares and short names of all values."""
+        """Shares and names of all values; the more values, the shorter the names."""
         names = ["none" if value is None else str(value) for value in self.values]
-        short = [name if len(name) <= 9 else name[:8] + "…" for name in names]
+        most = max(6, 36 // len(names))
+        short = [name if len(name) <= most else name[: most - 1] + "…" for name in names]
         return [(self.share(value), name) for value, name in zip(self.values, short)]
 
     def __str__(self):
@@ -82,10 +83,12 @@ class Range:
         return float((value - low) / ((high - low) or 1))
 
     def ticks(self):
-        """Shares and names of the ends and of the middle."""
+        """Shares and names of the ends, and of the middle where the steps meet it."""
         low, high = self.low, self.high
         middle = np.sqrt(low * high) if self.log else (low + high) / 2
-        return [(share, f"{value:.2g}") for share, value in ((0, low), (0.5, middle), (1, high))]
+        met = not self.step or np.isclose((middle - low) / self.step % 1, [0, 1]).any()
+        shown = [(0, low), (0.5, middle), (1, high)] if met else [(0, low), (1, high)]
+        return [(share, f"{value:.2g}") for share, value in shown]
 
     def __str__(self):
         steps = f" in steps of {self.step:g}" if self.step else ""

@@ -92,6 +92,15 @@ def test_fixing_the_grid_or_the_number_of_blocks_removes_what_they_stand_for(toy
     assert model_options["grid"] is grid and model_options["filters"] == (32, 64, 96)
 
 
+def test_ticks_are_values_that_can_be_tried_and_their_names_fit():
+    names = lambda entry: [name for _, name in entry.ticks()]
+    assert names(Range(2, 5, step=1)) == ["2", "5"] and names(Range(1, 3, step=1))[1] == "2"
+    assert names(Range(0, 0.6, step=0.05)) == ["0", "0.3", "0.6"]
+    assert names(Range(1e-4, 1e-2, log=True)) == ["0.0001", "0.001", "0.01"]
+    assert names(Choice((None, "class_weight", "sampler"))) == ["none", "class_weight", "sampler"]
+    assert max(map(len, names(Choice(("class_weight",) * 5)))) == 7
+
+
 def test_what_does_not_apply_is_left_out():
     toy = toy_dataset()
     assert "frame_length" not in declare("cnn2d", to_spectrograms(toy)).entries
