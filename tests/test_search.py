@@ -87,15 +87,15 @@ def test_the_same_failure_three_times_is_raised_and_different_ones_are_not(
 
 
 def test_hyperband_with_hours_begins_again_after_a_search_that_had_an_end(tmp_path):
-    assert supervised(tmp_path / "end", strategy="hyperband").oracle.hyperband_iterations == 1
     oracle = an_oracle(tmp_path, "hyperband")
     finish(tmp_path, oracle, oracle.create_trial("own-0"))
     space, job = declare("cnn1d", toy_dataset(), filters=(4, 8)), {"epochs": 9, "seed": 0}
-    common = {"figure": "macro_f1", "hours": 1.0, "max_trials": None, "start": 0.0, "rows": 1.0}
-    run = Supervisor(
-        tmp_path, space, job | {"lease_s": 60.0}, strategy="hyperband", progress=False, **common
-    )
-    assert run.oracle.end_order == ["0000"] and run.oracle.hyperband_iterations > 10**6
+    common = {"strategy": "hyperband", "figure": "macro_f1", "max_trials": None, "start": 0.0}
+    common |= {"rows": 1.0, "progress": False}
+    make = lambda hours: Supervisor(tmp_path, space, job | {"lease_s": 60.0}, hours=hours, **common)
+    assert make(None).oracle.hyperband_iterations == 1
+    assert make(1.0).oracle.hyperband_iterations > 10**6
+    assert make(1.0).oracle.end_order == ["0000"]
 
 
 def test_the_page_names_the_default_that_was_trained_longest():

@@ -1,14 +1,16 @@
-"""Search on the Kaggle 'heartbeat' CSVs, then train winner and default on all rows, several seeds each.
+"""Search on the Kaggle 'heartbeat' CSVs, then train winner and default on all rows.
 
-    python tests/bench/search_heartbeat.py --data DIR [--model cnn2d] [--hours 1] [--rows 20000] [--set OPTION=VALUE ...]
+    python tests/bench/search_heartbeat.py --data DIR [--model cnn2d] [--hours 1] [--rows 20000]
+        [--set OPTION=VALUE ...]
     python tests/bench/search_heartbeat.py --data DIR --model cnn2d --retrain [--seeds 0 1 2]
 
-The first command searches: trials train on a stratified part of the training rows (`--rows`) and are measured on
-a part of the validation rows. The second reads result.json, trains the winner and the family's default on all
-training rows, both for the epochs that `fit_and_report` takes by default, and measures them on the test rows; seeds
-that are there already are not trained again. Results in outputs/search_MODEL/: leaderboard.csv, search.html
-and result.json, with the share of the workers' wall time that went into training. Patients are mixed in
-these files, so figures are those of people already seen.
+The first command searches. Trials train on a stratified part of the training rows (`--rows`) and
+are measured on a part of the validation rows. The second command reads result.json and trains the
+winner and the family's default on all training rows, several seeds each, for the epochs that
+`fit_and_report` takes by default. It measures them on the test rows. Seeds that are there already
+are not trained again. Results are in outputs/search_MODEL/: leaderboard.csv, search.html and
+result.json, with the share of the workers' wall time that went into training. Patients are mixed
+in these files, so figures are those of people already seen.
 """
 
 import argparse

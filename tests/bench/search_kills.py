@@ -2,10 +2,10 @@
 
     python tests/bench/search_kills.py [--kills 20] [--trials 12] [--out outputs/search_kills]
 
-A random search of small trials on synthetic sines runs once undisturbed, and once while the searching
-process, a worker, or both at once are killed (SIGKILL) at random moments and the same command is started
-again. Writes result.json: which trials were finished, with which options and values, in both runs; how
-many results were written twice (should be none); and what was killed when.
+A random search of small trials on synthetic sines runs twice: once undisturbed, and once while the
+searching process, a worker, or both at once are killed (SIGKILL) at random moments and the same
+command is started again. Writes result.json: which trials were finished, with which options and
+values, in both runs; how many results were written twice (should be none); what was killed when.
 """
 
 import argparse
@@ -86,9 +86,9 @@ def progress(folder):
 
 
 def wait(process, folder, rng):
-    """Wait for a random moment: soon, while processes start, or up to 3 s after the next epoch or trial has ended.
+    """Wait for a random moment; True if the process ended by itself before.
 
-    True if the process ended by itself before.
+    It comes soon, while processes start, or up to 3 s after the next end of an epoch or trial.
     """
     before, soon = progress(folder), rng.random() < 0.3
     while not soon and process.poll() is None and not progress(folder) - before:
@@ -133,9 +133,7 @@ def main():
         seen = now
         if ended and process.returncode:
             sys.exit(process.stderr.read().decode())
-        if (
-            ended and len(kills) < options.kills
-        ):  # done too soon: the rest of the kills meet a finished search
+        if ended and len(kills) < options.kills:  # too soon: the other kills find it finished
             print(f"finished after {len(kills)} kills", flush=True)
         if ended:
             break
@@ -143,13 +141,8 @@ def main():
         workers = children(process)
         if what == "worker" and not workers:
             continue
-        for pid in (
-            workers
-            if what == "worker"
-            else [process.pid]
-            if what == "search"
-            else [process.pid, *workers]
-        ):
+        both = [process.pid, *workers]
+        for pid in {"worker": workers, "search": [process.pid], "both": both}[what]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -168,7 +161,8 @@ def main():
     ]
     result = {
         "command": "python tests/bench/search_kills.py " + " ".join(sys.argv[1:]),
-        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{platform.processor() or platform.machine()}, "
+        f"{len(os.sched_getaffinity(0))} cores",
         "data": "synthetic sines, seed 0 and 1",
         "kills": len(kills),
         "by_kind": {

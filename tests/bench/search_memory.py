@@ -2,9 +2,9 @@
 
     python tests/bench/search_memory.py [--trials 60] [--out outputs/search_memory]
 
-A random search on synthetic sines, workers renewed after every five trials. Reads memory.csv, which every
-search writes after each trial, and stores the resident memory of the searching process and of the worker
-after 10 trials and after the last, next to the ten per cent that are allowed between them.
+A random search on synthetic sines, workers renewed after every five trials. Reads memory.csv, which
+every search writes after each trial. Stores the resident memory of the searching process and of
+the worker after 10 trials and after the last; at most ten per cent more are allowed.
 """
 
 import argparse
@@ -48,7 +48,8 @@ def main():
     ended = json.loads((work / "search" / "ended.json").read_text())
     result = {
         "command": "python tests/bench/search_memory.py " + " ".join(sys.argv[1:]),
-        "machine": f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{platform.processor() or platform.machine()}, "
+        f"{len(os.sched_getaffinity(0))} cores",
         "data": "synthetic sines, 300 and 90 rows",
         "trials": len(best.leaderboard),
         "renew_after": 5,
