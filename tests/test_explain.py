@@ -10,6 +10,7 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import build_model, explain, fit_and_report, to_spectrograms
+from ecg_keras.attribution import Probe, gradcam, lime, shap
 from ecg_keras.explain import around_r, default_rows, report_section, verdicts
 from ecg_keras.saved_models import load_model, save_served
 
@@ -36,6 +37,24 @@ def quick(monkeypatch):
     monkeypatch.setattr(module.faithfulness, "planted_shares", lambda *args, **kwargs: None)
     monkeypatch.setattr(module, "default_rows", lambda *args, **kwargs: {0: "first", 4: "fifth"})
     return module
+
+
+def inside(found):
+    """Mean share of positive attribution in the planted span, 36 to 64 % of the row."""
+    positive = np.maximum(found.signal, 0).sum(axis=2)
+    first, last = (round(share * positive.shape[1]) for share in (0.36, 0.64))
+    return (positive[:, first:last].sum(axis=1) / positive.sum(axis=1)).mean()
+
+
+def test_at_least_80_percent_of_the_attribution_is_where_the_classes_differ(trained):
+    model, test = trained
+    probe = Probe(model, test)
+    rows, plain = probe[np.flatnonzero(test.y == 1)], probe.x[test.y == 0][:8]
+    targets = np.ones(len(rows), int)
+    few = rows[np.arange(4)]
+    assert inside(gradcam(rows, targets, background=plain)) >= 0.8
+    assert inside(shap(few, targets[:4], background=plain)) >= 0.8
+    assert inside(lime(few, targets[:4], background=plain)) >= 0.6  # chance: 0.28
 
 
 def test_a_reloaded_model_explains_alike_and_everything_is_written(trained, tmp_path):

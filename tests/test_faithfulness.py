@@ -16,8 +16,6 @@ from ecg_keras.faithfulness import (
     planted_shares,
 )
 
-pytestmark = pytest.mark.numeric
-
 
 def test_a_true_explanation_passes_the_checks_and_noise_does_not(trained):
     model, test = trained
@@ -49,6 +47,7 @@ def test_a_true_explanation_passes_the_checks_and_noise_does_not(trained):
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.numeric
 def test_agreement_of_a_method_with_itself_is_one():
     rng = np.random.default_rng(0)
     probe = Probe(build_model("cnn1d", like=toy_dataset(3), filters=(4,)), toy_dataset(3))
@@ -64,6 +63,7 @@ def test_agreement_of_a_method_with_itself_is_one():
     assert -1 <= pairs["d", "e"]["mean"] < 0  # over the cells of the view
 
 
+@pytest.mark.numeric
 def test_the_interval_of_a_mean_is_that_of_scipy():
     values = np.random.default_rng(1).normal(size=40)
     found = mean_with_interval([*values, np.nan], n_draws=20_000)
@@ -84,6 +84,7 @@ def test_the_same_architecture_is_trained_on_planted_rows_and_its_weights_stay()
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.numeric
 def test_planted_rows_differ_inside_the_span_alone():
     ds = planted(400, leads=("I", "II"), span=(0.2, 0.6), classes=("N", "V", "F"))
     assert ds.x.shape == (400, 187, 2) and ds.classes == ("N", "V", "F") and ds.synthetic
