@@ -93,3 +93,14 @@ def written_records(tmp_path_factory):
 def records_to_damage(written_records, tmp_path):
     """A copy of `written_records`, to change."""
     return shutil.copytree(written_records, tmp_path / "records")
+
+
+@pytest.fixture
+def without_drawing(monkeypatch):
+    """Every picture is a white dot: drawing takes a third of the time of a small run."""
+    from matplotlib.figure import Figure
+
+    from ecg_keras import plots
+
+    pixel = plots.png(Figure((0.1, 0.1)))
+    monkeypatch.setattr(plots, "png", lambda drawn, **options: pixel)

@@ -13,6 +13,8 @@ from ecg_keras.mitbih_csv import make_mitbih_csv
 from ecg_keras.presets import PRESETS
 from ecg_keras.saved_models import load_model
 
+pytestmark = pytest.mark.usefixtures("without_drawing")
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):

@@ -23,6 +23,8 @@ from ecg_keras.layers import crop_starts, model_card
 from ecg_keras.saved_models import load_model, predict
 from ecg_keras.training import Epochs, FitOptions, evaluate_and_report, fit
 
+pytestmark = pytest.mark.usefixtures("without_drawing")
+
 FILES = {"report.html", "report.json", "model.keras", "history.csv", "predictions.csv"}
 
 
