@@ -11,7 +11,6 @@ from importlib import metadata, util
 import pytest
 from notebooks import bare_python, environment, run_cell
 
-import ecg_keras.search  # noqa: F401 - the module, beside the function of that name
 from ecg_keras.demo import write_demo_csv
 from ecg_keras.search import Search
 
@@ -43,7 +42,7 @@ def test_epochs_that_the_user_gave_go_before_those_of_a_search(tmp_path, monkeyp
         found = {"epochs": 9, "batch_size": 16}
         return Search(model, {"filters": (4,)}, found, None, 0.5, out_dir, "time")
 
-    monkeypatch.setattr(sys.modules["ecg_keras.search"], "search", search)
+    monkeypatch.setattr("ecg_keras.search.search", search)
     write_demo_csv(tmp_path / "inputs", n_beats=40)
     out = tmp_path / "out"
     settings = {"EPOCHS": 1, "SEED": 3, "SEARCH_HOURS": 0.1, "EXPLAIN": 0, "OUT": out}

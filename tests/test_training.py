@@ -451,9 +451,7 @@ def explaining(monkeypatch):
                 raise outcome
             return outcome
 
-        import ecg_keras.explain  # noqa: F401 - the package's attribute of that name is the function
-
-        monkeypatch.setattr(sys.modules["ecg_keras.explain"], "report_section", section)
+        monkeypatch.setattr("ecg_keras.explain.report_section", section)
         return folders
 
     return use
