@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -33,7 +32,8 @@ def small_on_images():
 @pytest.fixture
 def quick(monkeypatch):
     """The module `explain`, with two rows by default and without the training on planted rows."""
-    module = sys.modules["ecg_keras.explain"]  # the package's attribute is the function
+    import ecg_keras.explain as module
+
     monkeypatch.setattr(module.faithfulness, "planted_shares", lambda *args, **kwargs: None)
     monkeypatch.setattr(module, "default_rows", lambda *args, **kwargs: {0: "first", 4: "fifth"})
     return module
