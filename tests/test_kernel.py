@@ -8,9 +8,11 @@ import sys
 import zipfile
 from importlib import metadata, util
 
+import numpy as np
 import pytest
 from notebooks import bare_python, environment, run_cell
 
+from ecg_keras import to_spectrograms
 from ecg_keras.demo import write_demo_csv
 from ecg_keras.search import Search
 
@@ -20,9 +22,9 @@ KERNEL = ROOT / "kaggle_kernel.py"
 
 def test_kernel_runs_as_a_notebook_cell(tmp_path):
     write_demo_csv(tmp_path / "inputs" / "datasets" / "somebody" / "heartbeat", n_beats=40)
-    printed = run_cell(
-        KERNEL.read_text(), tmp_path, ECG_KERAS_OUT="out", ECG_KERAS_EPOCHS="1", ECG_KERAS_SEED="3"
-    )
+    settings = {"OUT": "out", "EPOCHS": "1", "SEED": "3", "EXPLAIN": "0"}
+    variables = {f"ECG_KERAS_{name}": value for name, value in settings.items()}
+    printed = run_cell(KERNEL.read_text(), tmp_path, **variables)
     lines = printed.strip().splitlines()
     assert "SYNTHETIC" in lines[0] and "SYNTHETIC" in lines[-1]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -46,13 +48,39 @@ def test_epochs_that_the_user_gave_go_before_those_of_a_search(tmp_path, monkeyp
     write_demo_csv(tmp_path / "inputs", n_beats=40)
     out = tmp_path / "out"
     settings = {"EPOCHS": 1, "SEED": 3, "SEARCH_HOURS": 0.1, "EXPLAIN": 0, "OUT": out}
-    for name, value in (settings | {"INPUTS": tmp_path / "inputs"}).items():
-        monkeypatch.setenv(f"ECG_KERAS_{name}", str(value))
-    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    _set(monkeypatch, INPUTS=tmp_path / "inputs", **settings)
     runpy.run_path(str(KERNEL))["main"]()
     report = json.loads((out / "report.json").read_text())
     assert (report["epochs_run"], report["settings"]["batch_size"], report["seed"]) == (1, 16, 3)
     assert (asked["epochs"], asked["seed"], asked["hours"]) == (1, 3, 0.1)
+
+
+def _set(monkeypatch, **settings):
+    """Set variables of the kernel, and the one that it sets itself, for this test alone."""
+    for name, value in settings.items():
+        monkeypatch.setenv(f"ECG_KERAS_{name}", str(value))
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_images_are_explained_on_their_beats_unless_told_otherwise(tmp_path, monkeypatch, wanted):
+    asked = {}
+
+    def fit_and_report(model, train, val, test, **options):
+        asked.update(options, test=test)
+        return {"test": {"accuracy": 0.5, "majority_accuracy": 0.5, "macro_f1": 0.5}}
+
+    monkeypatch.setattr("ecg_keras.fit_and_report", fit_and_report)
+    write_demo_csv(tmp_path / "inputs", n_beats=40)
+    _set(monkeypatch, INPUTS=tmp_path / "inputs", **({} if wanted else {"EXPLAIN": 0}))
+    runpy.run_path(str(KERNEL))["main"]()
+    beats, test = asked["explain"], asked["test"]
+    assert test.grid is not None
+    if wanted:
+        assert beats.grid is None and beats.x.shape == (len(test), 187, 1)
+        np.testing.assert_array_equal(to_spectrograms(beats).x, test.x)
+    else:
+        assert beats is False
 
 
 @pytest.fixture(scope="module")
