@@ -9,6 +9,7 @@ from notebooks import bare_python, environment, run_cell
 from ecg_keras.bundle import write_bundle
 
 
+@pytest.mark.slow
 def test_bundle_runs_as_a_notebook_cell_without_the_package(tmp_path):
     python = bare_python(tmp_path / "venv")
     absent = subprocess.run(

@@ -54,6 +54,7 @@ def of_patients(tmp_path_factory):
     return folder / "csv"
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_measured_on_the_test_part_of_its_own_split(of_patients, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "out"
     words = ["--source", "mitbih-csv", "--data", str(of_patients)]
@@ -92,6 +93,7 @@ def test_a_saved_model_is_measured_on_the_test_part_of_its_own_split(of_patients
     assert json.loads((tmp_path / "anyway" / "report.json").read_text())["seen"]["too_many"]
 
 
+@pytest.mark.slow
 def test_the_demo_set_is_that_of_the_model_too(tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "out"
     fast = ["--model", "cnn1d", "--preset", "none", "--epochs", "1", "--set", "filters=(4, 8)"]

@@ -57,6 +57,7 @@ def test_at_least_80_percent_of_the_attribution_is_where_the_classes_differ(trai
     assert inside(lime(few, targets[:4], background=plain)) >= 0.6  # chance: 0.28
 
 
+@pytest.mark.slow
 def test_a_reloaded_model_explains_alike_and_everything_is_written(trained, tmp_path):
     model, test = trained
     save_served(tmp_path / "model.keras", model, test)
@@ -79,6 +80,7 @@ def test_a_reloaded_model_explains_alike_and_everything_is_written(trained, tmp_
         explain(loaded, test.replace(fs=100))
 
 
+@pytest.mark.slow
 def test_the_section_of_a_report_has_a_heading_a_body_and_pictures(quick, monkeypatch):
     ds = toy_dataset(12)
     model = build_model("multimodal", like=ds, width=8)
@@ -166,6 +168,7 @@ def test_multi_label_rows_are_explained_for_a_true_class():
     ).targets.tolist() == [2]
 
 
+@pytest.mark.slow
 def test_a_report_on_images_draws_every_row_on_the_beats_it_is_given(
     quick, small_on_images, tmp_path, monkeypatch
 ):

@@ -73,6 +73,7 @@ def test_the_interval_of_a_mean_is_that_of_scipy():
     assert mean_with_interval([np.nan]) == {"mean": None, "ci95": None, "n": 0}
 
 
+@pytest.mark.slow
 def test_the_same_architecture_is_trained_on_planted_rows_and_its_weights_stay():
     ds = toy_dataset(12)
     probe = Probe(build_model("multimodal", like=ds, width=8), ds)  # takes metadata

@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 KERNEL = ROOT / "kaggle_kernel.py"
 
 
+@pytest.mark.slow
 def test_kernel_runs_as_a_notebook_cell(tmp_path):
     write_demo_csv(tmp_path / "inputs" / "datasets" / "somebody" / "heartbeat", n_beats=40)
     settings = {"OUT": "out", "EPOCHS": "1", "SEED": "3", "EXPLAIN": "0"}

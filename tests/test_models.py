@@ -101,6 +101,7 @@ def test_the_file_that_users_get_agrees_with_the_network_it_was_made_of(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_default_options_build_for_five_thousand_samples(name):
     like = toy_dataset(2, n_classes=2, samples=5000, leads=12, fs=500.0)
@@ -116,6 +117,7 @@ def test_same_seed_gives_same_weights(name, beats):
     assert all(np.array_equal(a, b) for a, b in zip(*weights))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_under_mixed_precision_is_finite_and_ends_in_float32(name, beats):
     keras.config.set_dtype_policy("mixed_float16")

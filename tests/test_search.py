@@ -140,6 +140,7 @@ def finished(tmp_path_factory):
     return best, folder
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_its_trials_ranked(finished):
     best, folder = finished
     assert list(best.leaderboard["value"]) == sorted(best.leaderboard["value"], reverse=True)
@@ -150,6 +151,7 @@ def test_a_search_ends_with_its_trials_ranked(finished):
     assert ended["winner"] == best.leaderboard["trial"][0] and ended["trials"] == 2
 
 
+@pytest.mark.slow
 def test_a_search_found_among_the_inputs_goes_on_and_reports(finished, tmp_path, capsys):
     (train, val), test = PARTS, toy_dataset(30, seed=2)
     before, out = results(finished[1]), tmp_path / "search"
@@ -168,6 +170,7 @@ def test_a_search_found_among_the_inputs_goes_on_and_reports(finished, tmp_path,
     assert best.code() in html.unescape(page)
 
 
+@pytest.mark.slow
 def test_a_search_of_other_options_data_or_versions_is_refused(finished, tmp_path):
     out = shutil.copytree(finished[1], tmp_path / "search")
     with pytest.raises(ValueError, match="space filters was fixed at .4,., is fixed at .8,."):
@@ -181,6 +184,7 @@ def test_a_search_of_other_options_data_or_versions_is_refused(finished, tmp_pat
         search(*PARTS, out_dir=out, max_trials=3, **COMMON)
 
 
+@pytest.mark.slow
 def test_a_fresh_search_moves_the_old_one_and_another_input_is_left(finished, tmp_path, capsys):
     out = shutil.copytree(finished[1], tmp_path / "search")
     common = COMMON | {"hours": 0.1 / 3600, "seed": 5, "previous": finished[1].parents[1]}
@@ -200,6 +204,7 @@ def wait_for_progress(folder, process):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on(tmp_path):
     """Two kills: a worker, the search. tests/bench/search_kills.py makes twenty, at any moment."""
     bench = pathlib.Path(__file__).parent / "bench" / "search_kills.py"
@@ -220,6 +225,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
     assert orphans and not any(pathlib.Path(f"/proc/{pid}/cmdline").exists() for pid in orphans)
 
 
+@pytest.mark.slow
 def test_machines_search_together_and_one_dies(tmp_path, monkeypatch):
     """This one is the chief, which trains too; one of two others dies with its trial unfinished."""
     out = tmp_path / "search"
@@ -270,6 +276,7 @@ def test_machines_search_together_and_one_dies(tmp_path, monkeypatch):
     assert [r["taken_up_after"] >= 1 for r in found if r["trial"] in taken] == [True]
 
 
+@pytest.mark.slow
 def test_a_failure_of_every_trial_stops_the_search(tmp_path):
     options = SMALL | {"kernel_size": -1, "max_trials": 9, "strategy": "random"}
     with pytest.raises(RuntimeError, match="first 3 trials failed for the same reason: ValueError"):
@@ -277,6 +284,7 @@ def test_a_failure_of_every_trial_stops_the_search(tmp_path):
     assert len(results(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_a_short_budget_ends_the_search_with_a_model_and_a_page(tmp_path):
     best = search(*PARTS, out_dir=tmp_path, hours=14 / 3600, epochs=9999, **SMALL)
     assert best.ended == "time"

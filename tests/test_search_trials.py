@@ -29,6 +29,7 @@ def a_trial(folder, epochs=3, **fit_options):
     return {"model": "cnn1d", "epochs": epochs, "seed": 0}
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_and_says_so(tmp_path, monkeypatch):
     from ecg_keras import training
 
@@ -47,6 +48,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(tmp_path, monkeypatch):
     assert result["batch_size"] == 16 and "halved to 16" in result["notes"][-1]
 
 
+@pytest.mark.slow
 def test_a_trial_goes_on_after_the_last_finished_epoch(tmp_path):
     job, told = a_trial(tmp_path / "0000"), []
 
@@ -73,6 +75,7 @@ def test_a_multi_label_trial_is_told_and_ranked_by_its_auc(tmp_path):
     assert result["objective"] == "val_macro_auc" and told[-1]["value"] == result["value"]
 
 
+@pytest.mark.slow
 def test_a_promoted_trial_goes_on_from_the_one_before(tmp_path):
     job = a_trial(tmp_path / "0000") | {"epochs": 3}
     for name, start, until, past in (("0000", 0, 1, None), ("0001", 1, 3, "0000")):

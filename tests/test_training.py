@@ -158,6 +158,7 @@ def told(monkeypatch, figures):
     monkeypatch.setattr(Epochs, "_validated", lambda self: known | {"val_macro_f1": next(values)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warmup_epochs", [0, 0.5, 1.5])
 def test_cosine_rises_in_a_line_and_falls_to_a_hundredth(tmp_path, warmup_epochs):
     options = {"epochs": 4, "learning_rate": 0.01, "warmup_epochs": warmup_epochs}
@@ -171,6 +172,7 @@ def test_cosine_rises_in_a_line_and_falls_to_a_hundredth(tmp_path, warmup_epochs
         assert row["learning_rate"] == pytest.approx(0.01 * share, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_plateau_halves_the_rate_after_every_two_epochs_without_a_better_figure(
     tmp_path, monkeypatch
 ):
@@ -181,6 +183,7 @@ def test_a_plateau_halves_the_rate_after_every_two_epochs_without_a_better_figur
     np.testing.assert_allclose([row["learning_rate"] for row in history.rows], rates, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "epochs"),
     [
@@ -315,6 +318,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("figures", "options", "kept_epoch"),
     [
@@ -357,6 +361,7 @@ RUN = """
 """
 
 
+@pytest.mark.slow
 def test_killed_and_called_again_it_goes_on_after_the_last_finished_epoch(tmp_path):
     here = pathlib.Path(__file__).parent
     script = tmp_path / "run.py"
@@ -409,6 +414,7 @@ def test_killed_and_called_again_it_goes_on_after_the_last_finished_epoch(tmp_pa
     )  # threads add in another order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "ema"), [(1, 0.0), (3, 0.9)])
 def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, stop, ema):
     train, val, _ = parts()
@@ -525,6 +531,7 @@ def test_a_family_that_no_method_explains_gets_its_report(tmp_path):
     assert "SHAP was left out: the model says the same" in report.page.read_text()
 
 
+@pytest.mark.slow
 def test_another_setting_does_not_go_on_from_an_old_state(tmp_path, monkeypatch):
     train, val, test = parts()
 
@@ -572,6 +579,7 @@ def test_a_fit_keeps_off_a_folder_with_files_of_others(tmp_path, name):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_another_run_s_checkpoint_is_replaced_file_by_file(tmp_path):
     train = parts()[0]
     fit_briefly(small(train), tmp_path, until=2)
@@ -587,6 +595,7 @@ def test_another_run_s_checkpoint_is_replaced_file_by_file(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_first_epoch_or_while_it_is_cleared_starts_anew(tmp_path, monkeypatch):
     train = parts()[0]
 
@@ -634,6 +643,7 @@ def test_a_report_replaces_no_file_of_others_and_says_so_before_training(tmp_pat
     assert contents(tmp_path) == {name: b'{"mine": 1}'}
 
 
+@pytest.mark.slow
 def test_a_report_takes_a_folder_with_other_files_and_one_of_an_older_or_killed_run(
     tmp_path, monkeypatch
 ):
@@ -673,6 +683,7 @@ def test_an_evaluation_replaces_no_file_of_others(run, tmp_path):
     evaluate_and_report(other / "model.keras", test, out_dir=other)
 
 
+@pytest.mark.slow
 def test_a_killed_run_does_not_go_on_from_other_first_weights(tmp_path, capsys):
     train = parts()[0]
     fit_briefly(small(train), tmp_path)
@@ -688,6 +699,7 @@ def test_a_killed_run_does_not_go_on_from_other_first_weights(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_the_same_network_goes_on_after_a_stop_or_an_interrupt(tmp_path, capsys):
     train = parts()[0]
     model, seen = small(train), []
