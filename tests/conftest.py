@@ -95,12 +95,17 @@ def records_to_damage(written_records, tmp_path):
     return shutil.copytree(written_records, tmp_path / "records")
 
 
-@pytest.fixture
-def without_drawing(monkeypatch):
-    """Every picture is a white dot: drawing takes a third of the time of a small run."""
+def draw_nothing(monkeypatch):
+    """Every picture is a white dot: drawing takes more than half of the time of a small report."""
     from matplotlib.figure import Figure
 
     from ecg_keras import plots
 
     pixel = plots.png(Figure((0.1, 0.1)))
     monkeypatch.setattr(plots, "png", lambda drawn, **options: pixel)
+
+
+@pytest.fixture
+def without_drawing(monkeypatch):
+    """Pictures are not drawn."""
+    draw_nothing(monkeypatch)

@@ -145,6 +145,7 @@ except TypeError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "eager"),
     [

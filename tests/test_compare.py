@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from chromium import open_page
-from conftest import toy_dataset
+from conftest import draw_nothing, toy_dataset
 from test_report import write
 
 from ecg_keras.compare import _short_names, compare
@@ -17,9 +17,11 @@ pytestmark = pytest.mark.numeric
 def runs(tmp_path_factory):
     """Two runs on the same rows, one on others."""
     folder = tmp_path_factory.mktemp("runs")
-    write(folder / "first")
-    write(folder / "second", seed=1)
-    write(folder / "other", [toy_dataset(n=60, seed=i) for i in range(3)])
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        write(folder / "first")
+        write(folder / "second", seed=1)
+        write(folder / "other", [toy_dataset(n=60, seed=i) for i in range(3)])
     return folder
 
 
@@ -94,6 +96,7 @@ def copy_of(run, folder, change=None):
     return folder
 
 
+@pytest.mark.usefixtures("without_drawing")
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -119,6 +122,7 @@ def test_other_rows_are_not_paired(runs, tmp_path, change, reason):
     )
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_a_run_without_predictions_is_listed_but_not_paired(runs, tmp_path):
     bare = copy_of(runs / "first", tmp_path / "bare")
     (bare / "predictions.csv").unlink()
@@ -126,6 +130,7 @@ def test_a_run_without_predictions_is_listed_but_not_paired(runs, tmp_path):
     assert len(result["runs"]) == 2 and "predictions.csv" in result["unpaired"][0]["reason"]
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_multi_label_runs_are_ordered_by_auc(tmp_path):
     first = write(
         tmp_path / "first", [toy_dataset(n=60, seed=i, multi_label=True) for i in range(3)]
@@ -143,6 +148,7 @@ def test_multi_label_runs_are_ordered_by_auc(tmp_path):
     )  # from the predictions, which are the same
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_names_keep_what_differs_and_lose_what_all_share():
     short = lambda *paths: _short_names([pathlib.Path("/runs") / path for path in paths])
     assert short("a/seed0", "b/seed0") == ["a", "b"]
@@ -150,6 +156,7 @@ def test_names_keep_what_differs_and_lose_what_all_share():
     assert short("a/x/seed0", "b/x/seed0") == ["a/x", "b/x"]
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_folders_of_one_name_are_told_apart(runs, tmp_path):
     folders = [copy_of(runs / "first", tmp_path / name / "run") for name in ("a", "b")]
     result = compare(folders, tmp_path / "out", n_boot=20)
@@ -157,6 +164,7 @@ def test_folders_of_one_name_are_told_apart(runs, tmp_path):
     assert result["pairs"][0]["accuracy"] == {"difference": 0.0, "ci95": [0.0, 0.0], "p": 1.0}
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_wrong_folders_are_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="at least two"):
         compare([runs / "first"], tmp_path)
@@ -166,6 +174,7 @@ def test_wrong_folders_are_refused(runs, tmp_path):
         compare([runs / "first", runs / "first"], tmp_path / "out")
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_files_of_others_are_not_replaced(runs, tmp_path):
     both = [runs / "first", runs / "second"]
     (tmp_path / "compare_cost.png").write_text("mine")
@@ -178,6 +187,7 @@ def test_files_of_others_are_not_replaced(runs, tmp_path):
     assert (tmp_path / "cost.png").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_all_pairs_of_three_runs_are_folded_away(runs, tmp_path):
     third = copy_of(runs / "second", tmp_path / "third")
     result = compare([runs / "first", runs / "second", third], tmp_path / "out", n_boot=20)
@@ -188,6 +198,7 @@ def test_all_pairs_of_three_runs_are_folded_away(runs, tmp_path):
     assert before.count(f" - {best}</td>") == 2, "the differences to the best are shown first"
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_other_classes_are_not_paired(runs, tmp_path):
     def rename(report, rows):
         report["classes"] = ["N", "S", "X"]

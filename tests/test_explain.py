@@ -46,6 +46,7 @@ def inside(found):
     return (positive[:, first:last].sum(axis=1) / positive.sum(axis=1)).mean()
 
 
+@pytest.mark.slow
 def test_at_least_80_percent_of_the_attribution_is_where_the_classes_differ(trained):
     model, test = trained
     probe = Probe(model, test)

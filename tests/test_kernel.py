@@ -37,6 +37,7 @@ def test_kernel_runs_as_a_notebook_cell(tmp_path):
     }
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_epochs_that_the_user_gave_go_before_those_of_a_search(tmp_path, monkeypatch):
     asked = {}
 

@@ -141,6 +141,7 @@ def multi_label_run(tmp_path_factory):
     return write(tmp_path_factory.mktemp("run") / "multi", parts)
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_a_system_without_resource_still_makes_a_report(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     memory = types.SimpleNamespace(peak_wset=123e6)  # what psutil says on Windows
@@ -272,6 +273,7 @@ def test_multi_label_says_what_accuracy_means(multi_label_run):
     assert not (multi_label_run.out_dir / "confusion.png").exists()
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_a_saved_model_is_reported_without_train_and_val(tmp_path):
     test = toy_dataset(n=60)
     p = guesses(test)
@@ -282,6 +284,7 @@ def test_a_saved_model_is_reported_without_train_and_val(tmp_path):
     assert report["test"]["n"] == 60 and "<table" in report._repr_html_()
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_balancing_is_shown_before_and_after(tmp_path):
     from ecg_keras.dataset import Balance
 
@@ -291,6 +294,7 @@ def test_balancing_is_shown_before_and_after(tmp_path):
     assert "SMOTE" in text and "before and after balancing" in text
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_a_model_no_better_than_the_largest_class_is_told_apart(tmp_path):
     test = toy_dataset(n=60)
     p = np.tile([0.4, 0.3, 0.3], (60, 1))
@@ -406,6 +410,7 @@ def test_results_go_through_the_file_unchanged(tmp_path):
         assert new.startswith(old) and set(new.removeprefix(old)) == {","}
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_csv_files_are_those_of_the_csv_module(tmp_path):
     classes = ('a "quoted" one', "comma, in it", "NA")
     test = toy_dataset(n=60, patients=True).replace(classes=classes)
@@ -508,6 +513,7 @@ def test_what_a_run_was_made_on_is_said():
     assert device() and peak_rss_mb() > 10
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_explanations_are_written_when_the_folder_is_finished(tmp_path):
     test = toy_dataset(n=60)
     p = guesses(test)

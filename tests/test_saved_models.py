@@ -16,6 +16,8 @@ from ecg_keras.layers import Card, model_card
 from ecg_keras.saved_models import check_unseen, load_model, predict, save_served
 from ecg_keras.training import evaluate_and_report
 
+pytestmark = pytest.mark.usefixtures("without_drawing")
+
 
 def saved(folder, train, **options):
     """The file of an untrained network that was told it was trained on `train`."""
@@ -249,6 +251,7 @@ def every_layer(tmp_path_factory):
     return folder / "model.keras"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "backend"),
     [
@@ -271,6 +274,7 @@ def test_a_saved_model_loads_after_import_ecg_keras_alone(every_layer, imports, 
     assert run_python(code, backend, every_layer) == "(None, 3)"
 
 
+@pytest.mark.slow
 def test_importing_the_package_alone_brings_no_backend():
     code = (
         "import sys, ecg_keras\n"

@@ -114,6 +114,7 @@ def test_multi_label_thresholds_come_from_val_and_travel(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_crops_are_averaged_in_and_out_of_the_saved_model(tmp_path):
     train, val, test = parts()
     model = small(train.replace(x=train.x[:, :100]))
@@ -128,6 +129,7 @@ def test_crops_are_averaged_in_and_out_of_the_saved_model(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["smote", "class_weight", "sampler"])
 def test_every_way_of_balancing_trains(tmp_path, method):
     train, val, test = parts()
@@ -205,6 +207,7 @@ def test_patience_stops_after_so_many_epochs_without_a_better_figure(
     assert again.rows == history.rows
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_the_moving_average_over_the_steps(tmp_path):
     steps = []
 
@@ -292,6 +295,7 @@ def test_every_option_stands_in_the_signatures():
     assert all(f"    {name} : " in FitOptions.__doc__ for name in fields)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_validated_and_kept(tmp_path, monkeypatch):
     at_validation, at_the_end = [], []
     validated, stop_or_not = Epochs._validated, Epochs._slow_down_or_stop
@@ -470,6 +474,7 @@ def explaining(monkeypatch):
     return use
 
 
+@pytest.mark.slow
 def test_a_report_is_whole_before_anything_is_explained(tmp_path, monkeypatch, explaining):
     from ecg_keras import report as module
 
@@ -488,6 +493,7 @@ def test_a_report_is_whole_before_anything_is_explained(tmp_path, monkeypatch, e
     assert not (tmp_path / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_explanations_that_fail_leave_the_report_and_say_why(tmp_path, explaining):
     train, val, test = parts()
     options = {"out_dir": tmp_path, "epochs": 1, "progress": False, "explain": True}
@@ -505,6 +511,7 @@ def test_explanations_that_fail_leave_the_report_and_say_why(tmp_path, explainin
     assert "no &lt;memory&gt; left" in report.page.read_text() and report["test"]["n"] == 60
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_it_explains_is_reported_and_goes_on_there(
     tmp_path, monkeypatch, explaining
 ):
@@ -522,6 +529,7 @@ def test_a_run_stopped_while_it_explains_is_reported_and_goes_on_there(
     assert report["test"] == first["test"] and "Because." in report.page.read_text()
 
 
+@pytest.mark.slow
 def test_a_family_that_no_method_explains_gets_its_report(tmp_path):
     train, val, test = parts()
     model = build_model("rhythm", like=train, filters=(), members=2)
@@ -616,6 +624,7 @@ def test_a_run_killed_in_its_first_epoch_or_while_it_is_cleared_starts_anew(tmp_
     assert len(fit_briefly(small(train), tmp_path).rows) == 1
 
 
+@pytest.mark.slow
 def test_only_our_files_of_a_finished_checkpoint_are_removed(tmp_path, monkeypatch):
     train, val, test = parts()
     write = training.write_report
