@@ -10,7 +10,8 @@ from test_report import write
 
 from ecg_keras.compare import _short_names, compare
 
-pytestmark = pytest.mark.numeric
+# `comparison` is drawn all the same: a fixture of the module is made before that of a test.
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("without_drawing")]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,6 @@ def copy_of(run, folder, change=None):
     return folder
 
 
-@pytest.mark.usefixtures("without_drawing")
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -122,7 +122,6 @@ def test_other_rows_are_not_paired(runs, tmp_path, change, reason):
     )
 
 
-@pytest.mark.usefixtures("without_drawing")
 def test_a_run_without_predictions_is_listed_but_not_paired(runs, tmp_path):
     bare = copy_of(runs / "first", tmp_path / "bare")
     (bare / "predictions.csv").unlink()
@@ -130,7 +129,6 @@ def test_a_run_without_predictions_is_listed_but_not_paired(runs, tmp_path):
     assert len(result["runs"]) == 2 and "predictions.csv" in result["unpaired"][0]["reason"]
 
 
-@pytest.mark.usefixtures("without_drawing")
 def test_multi_label_runs_are_ordered_by_auc(tmp_path):
     first = write(
         tmp_path / "first", [toy_dataset(n=60, seed=i, multi_label=True) for i in range(3)]
@@ -148,7 +146,6 @@ def test_multi_label_runs_are_ordered_by_auc(tmp_path):
     )  # from the predictions, which are the same
 
 
-@pytest.mark.usefixtures("without_drawing")
 def test_names_keep_what_differs_and_lose_what_all_share():
     short = lambda *paths: _short_names([pathlib.Path("/runs") / path for path in paths])
     assert short("a/seed0", "b/seed0") == ["a", "b"]
@@ -156,7 +153,6 @@ def test_names_keep_what_differs_and_lose_what_all_share():
     assert short("a/x/seed0", "b/x/seed0") == ["a/x", "b/x"]
 
 
-@pytest.mark.usefixtures("without_drawing")
 def test_folders_of_one_name_are_told_apart(runs, tmp_path):
     folders = [copy_of(runs / "first", tmp_path / name / "run") for name in ("a", "b")]
     result = compare(folders, tmp_path / "out", n_boot=20)
@@ -164,7 +160,6 @@ def test_folders_of_one_name_are_told_apart(runs, tmp_path):
     assert result["pairs"][0]["accuracy"] == {"difference": 0.0, "ci95": [0.0, 0.0], "p": 1.0}
 
 
-@pytest.mark.usefixtures("without_drawing")
 def test_wrong_folders_are_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="at least two"):
         compare([runs / "first"], tmp_path)
@@ -174,7 +169,6 @@ def test_wrong_folders_are_refused(runs, tmp_path):
         compare([runs / "first", runs / "first"], tmp_path / "out")
 
 
-@pytest.mark.usefixtures("without_drawing")
 def test_files_of_others_are_not_replaced(runs, tmp_path):
     both = [runs / "first", runs / "second"]
     (tmp_path / "compare_cost.png").write_text("mine")
@@ -187,7 +181,6 @@ def test_files_of_others_are_not_replaced(runs, tmp_path):
     assert (tmp_path / "cost.png").read_text() == "mine"
 
 
-@pytest.mark.usefixtures("without_drawing")
 def test_all_pairs_of_three_runs_are_folded_away(runs, tmp_path):
     third = copy_of(runs / "second", tmp_path / "third")
     result = compare([runs / "first", runs / "second", third], tmp_path / "out", n_boot=20)
@@ -198,7 +191,6 @@ def test_all_pairs_of_three_runs_are_folded_away(runs, tmp_path):
     assert before.count(f" - {best}</td>") == 2, "the differences to the best are shown first"
 
 
-@pytest.mark.usefixtures("without_drawing")
 def test_other_classes_are_not_paired(runs, tmp_path):
     def rename(report, rows):
         report["classes"] = ["N", "S", "X"]
