@@ -1,4 +1,4 @@
-"""Describe each beat of a recording by its rhythm, shape and likeness to the others.
+"""Cut a recording into the rows that beat models read, each beat described among the others.
 
 Conventions
 -----------
@@ -12,12 +12,28 @@ The typical beat is the median of late beats: in a recording where most beats
 come early, the mean beat is an ectopic one, but those after a pause are not.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
-from ecg_keras._checks import check_positive
-from ecg_keras.signals import beat_windows, rr_intervals
+from ecg_keras._checks import check_option, check_positive
+from ecg_keras.signals import (
+    bandpass,
+    beat_windows,
+    normalize,
+    notch,
+    resample,
+    rr_features,
+    rr_intervals,
+)
 
+# ANSI/AAMI EC57 class to the PhysioNet symbols of its beats
+AAMI = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}
+AAMI_CLASSES = tuple(AAMI)
+BEAT_SYMBOLS = "".join(AAMI.values())
+CLASSES = {"aami5": AAMI_CLASSES, "aami4": AAMI_CLASSES[:4], "aami3": AAMI_CLASSES[:3]}
+_LARGEST = 20.0  # typical QRS heights; more is an artefact
 _BEFORE_S, _AFTER_S, _MARGIN_S = 0.4, 0.5, 0.08  # what is cut around an R peak; room to align it
 _QRS_S, _P_S, _T_S = (-0.09, 0.12), (-0.28, -0.08), (0.12, 0.45)  # from the R peak
 _LAG_S = 0.04  # most by which a beat, or its P wave, is moved to fit the typical one
@@ -28,6 +44,132 @@ _COMPARED = tuple(  # first letters of the features that `_standing` compares
 )
 _LEAST_SPREAD = 0.02  # of features compared in their own spread
 _REFERENCES = 1500  # beats that each beat is compared with, at most: bounds memory
+
+
+@dataclass(frozen=True)
+class BeatPreparation:
+    """How a recording becomes rows: keywords of `load_mitbih_records` and `load_beats`.
+
+    A data set carries them as its `preparation`, and so does a model trained on it.
+
+    Parameters
+    ----------
+    classes : {"aami5", "aami4", "aami3"}, default "aami5"
+        N S V F Q; without Q; without F and Q.
+    fusion_beats : {"out", "V"}, default "out"
+        What "aami3" does with F: leave out, or count as V.
+    lead : str or sequence of str, default "MLII"
+        Leads by name; "other" is the recording's first lead not named.
+    window_s : (float, float), default (0.4, 0.6)
+        Seconds before and after the R peak.
+    fs : float, default 125
+        Rate that signals are brought to, in Hz.
+    band_hz : (float, float), default (0.5, 40)
+        Band-pass, see `signals.bandpass`.
+    mains_hz : float, optional
+        Notch at this frequency before the band-pass.
+    scale : {"record", "none"}, default "record"
+        Divide each lead by the height of the recording's typical QRS, or keep the header's unit.
+    features : {"rhythm", "rr", None}, default "rhythm"
+        Metadata: `beats.describe_beats`, `signals.rr_features`, or none.
+    typical : bool, default False
+        Add the recording's typical beat as further leads, named ``MLII typical``.
+    beats : {"annotated", "detected"}, default "annotated"
+        R peaks from the annotations, or found by `signals.r_peaks`. A found beat takes the class of
+        the annotation within 150 ms. Those without one are context only.
+    """
+
+    classes: str = "aami5"
+    fusion_beats: str = "out"
+    lead: str | list = "MLII"
+    window_s: tuple = (0.4, 0.6)
+    fs: float = 125.0
+    band_hz: tuple = (0.5, 40.0)
+    mains_hz: float | None = None
+    scale: str = "record"
+    features: str | None = "rhythm"
+    typical: bool = False
+    beats: str = "annotated"
+
+    def __post_init__(self):
+        check_option("classes", self.classes, CLASSES)
+        check_option("fusion_beats", self.fusion_beats, ("out", "V"))
+        check_option("scale", self.scale, ("record", "none"))
+        check_option("features", self.features, ("rhythm", "rr", None))
+        check_option("beats", self.beats, ("annotated", "detected"))
+        check_positive("fs", self.fs)
+        # lists, so that the settings are equal to what JSON makes of them
+        for name, value in (("window_s", self.window_s), ("band_hz", self.band_hz)):
+            if len(value) != 2:
+                raise ValueError(f"{name} must be a pair of numbers, got {value}.")
+            object.__setattr__(self, name, [float(number) for number in value])
+        if not isinstance(self.lead, str):
+            object.__setattr__(self, "lead", list(self.lead))
+
+    @property
+    def leads(self):
+        """Names of the leads of `x`."""
+        own = (self.lead,) if isinstance(self.lead, str) else tuple(self.lead)
+        return own + tuple(f"{lead} typical" for lead in own) * self.typical
+
+
+def beat_views(signal, peaks, *, fs, preparation):
+    """Turn one recording and its R peaks into the rows that a beat model reads.
+
+    The one place where this is done: loaders and `annotate` both call it.
+
+    Parameters
+    ----------
+    signal : array_like of float, shape (samples, leads)
+        One recording, unfiltered; the leads of `preparation`, in its order.
+    peaks : array_like of int, shape (n_beats,)
+        All its R peaks, in samples.
+    fs : float
+        Sampling rate of `signal`, in Hz.
+    preparation : BeatPreparation
+
+    Returns
+    -------
+    x : ndarray of float32, shape (n_beats, samples, leads)
+        At ``preparation.fs``.
+    metadata : ndarray of float32, shape (n_beats, columns)
+    names : tuple of str
+        Names of the columns.
+
+    Raises
+    ------
+    ValueError
+        If a lead cannot be scaled, or there are too few beats to describe them.
+
+    Examples
+    --------
+    >>> x = np.zeros((5000, 1)); x[100::250] = 1.0
+    >>> peaks = np.arange(100, 5000, 250)
+    >>> beats, _, _ = beat_views(x, peaks, fs=250, preparation=BeatPreparation(features=None))
+    >>> beats.shape
+    (20, 125, 1)
+    """
+    rate = preparation.fs
+    if preparation.mains_hz:
+        signal = notch(signal, fs=fs, mains_hz=preparation.mains_hz)
+    low_hz, high_hz = preparation.band_hz
+    signal = bandpass(signal, fs=fs, low_hz=low_hz, high_hz=high_hz)
+    signal = resample(signal, fs=fs, to_fs=rate)
+    peaks_s = np.asarray(peaks) / fs
+    at = np.clip(np.round(peaks_s * rate).astype(np.int64), 0, len(signal) - 1)
+    if preparation.scale == "record":
+        signal = np.clip(normalize(signal, at, fs=rate), -_LARGEST, _LARGEST)
+    before_s, after_s = preparation.window_s
+    x = beat_windows(signal, at, fs=rate, before_s=before_s, after_s=after_s)
+    metadata, names = np.zeros((len(x), 0), np.float32), ()
+    if preparation.features == "rhythm" or preparation.typical:
+        metadata, names, typical = describe_beats(signal, peaks_s, fs=rate)
+    if preparation.features == "rr":
+        metadata, names = rr_features(peaks, fs=fs)
+    if preparation.typical:
+        usual = np.broadcast_to(typical(before_s, after_s), x.shape)
+        x = np.concatenate([x, usual], axis=2).astype(np.float32)
+    return x, metadata, names
 
 
 def describe_beats(x, peaks_s, *, fs):
@@ -334,3 +476,15 @@ def _relative_distance(rows, others):
     rows, others = rows.astype(np.float32), others.astype(np.float32)
     squared = size**2 + other_size**2 - 2 * (rows @ others.T)
     return (np.maximum(squared, 0) / (size * other_size + 1e-9)).astype(np.float32)
+
+
+def aami_classes(symbols):
+    """PhysioNet beat symbols to AAMI classes.
+
+    Examples
+    --------
+    >>> aami_classes(["N", "L", "a", "E", "/"]).tolist()
+    ['N', 'N', 'S', 'V', 'Q']
+    """
+    to = {symbol: name for name, group in AAMI.items() for symbol in group}
+    return np.array([to[check_option("symbol", symbol, to)] for symbol in symbols], dtype="<U1")

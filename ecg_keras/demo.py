@@ -21,9 +21,10 @@ import pathlib
 import numpy as np
 
 from ecg_keras._checks import check_positive, require
+from ecg_keras.beats import AAMI_CLASSES
 from ecg_keras.mitbih_csv import FS, MARKER, cut_beats, load_mitbih_csv, write_beats_csv
+from ecg_keras.recordings import Recording
 from ecg_keras.storage import cache_folder, write_text
-from ecg_keras.wfdb_records import AAMI_CLASSES, Recording
 
 _CSV = ("mitbih_train.csv", "mitbih_test.csv")
 _SYMBOLS = np.array(["N", "A", "V", "F", "/"])  # MIT-BIH annotation of each class
@@ -225,7 +226,7 @@ def simulate_patient(patient, *, duration_s=60.0, fs=360.0, seed=0):
 
     Returns
     -------
-    recording : wfdb_records.Recording
+    recording : recordings.Recording
         Signal ``(round(duration_s * fs), 2)`` in mV, leads MLII and V1; beats of the symbols
         N A V F /.
 

@@ -16,7 +16,7 @@ known, and rows where they are not. A draw without a row of some class leaves th
 
 import numpy as np
 
-from ecg_keras.wfdb_records import AAMI_CLASSES
+from ecg_keras.beats import AAMI_CLASSES
 
 FIGURES = ("accuracy", "macro_f1", "macro_auc")  # with intervals
 _BINS = 15  # of the calibration error, as in Guo et al. 2017

@@ -21,7 +21,9 @@ import zlib
 import numpy as np
 
 from ecg_keras._checks import check_fraction, check_option
+from ecg_keras.beats import AAMI_CLASSES
 from ecg_keras.dataset import BALANCES, ECGDataset, Scaler, balance_train, draw_patients
+from ecg_keras.recordings import ONE_PATIENT, list_records, read_recording
 from ecg_keras.signals import resample
 from ecg_keras.storage import (
     atomic_path,
@@ -32,7 +34,6 @@ from ecg_keras.storage import (
     write_cache,
     write_text,
 )
-from ecg_keras.wfdb_records import AAMI_CLASSES, ONE_PATIENT, list_records, read_recording
 
 FS = 125.0  # Hz
 N_SAMPLES = 187
@@ -607,7 +608,7 @@ def cut_beats(recording):
 
     Parameters
     ----------
-    recording : wfdb_records.Recording
+    recording : recordings.Recording
         Its lead MLII is used, else its first.
 
     Returns

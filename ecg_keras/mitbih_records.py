@@ -14,30 +14,19 @@ part in it. So a row is the same whatever recordings it is loaded with.
 import dataclasses
 import pathlib
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
 from ecg_keras._checks import check_fraction, check_option, check_positive, keywords_of
-from ecg_keras.beats import describe_beats
-from ecg_keras.dataset import BALANCES, ECGDataset, balance_train, check_parts, draw_patients
-from ecg_keras.signals import (
-    bandpass,
-    beat_windows,
-    match_peaks,
-    normalize,
-    notch,
-    r_peaks,
-    resample,
-    rr_features,
-)
-from ecg_keras.wfdb_records import (
-    AAMI_CLASSES,
-    ONE_PATIENT,
+from ecg_keras.beats import (
+    CLASSES,
+    BeatPreparation,
     aami_classes,
-    list_records,
-    read_recording,
+    beat_views,
 )
+from ecg_keras.dataset import BALANCES, ECGDataset, balance_train, check_parts, draw_patients
+from ecg_keras.recordings import ONE_PATIENT, list_records, read_recording
+from ecg_keras.signals import match_peaks, r_peaks
 
 DS1 = tuple(
     "101 106 108 109 112 114 115 116 118 119 122 "
@@ -48,76 +37,7 @@ DS2 = tuple(
     "212 213 214 219 221 222 228 231 232 233 234".split()
 )
 PACED = ("102", "104", "107", "217")  # AAMI leaves them out
-CLASSES = {"aami5": AAMI_CLASSES, "aami4": AAMI_CLASSES[:4], "aami3": AAMI_CLASSES[:3]}
 _SPLITS = {"ds1_ds2": "DS1/DS2", "patient": "whole patients", "kfold": "whole patients"}
-_LARGEST = 20.0  # typical QRS heights; more is an artefact
-
-
-@dataclass(frozen=True)
-class BeatPreparation:
-    """How a recording becomes rows: keywords of `load_mitbih_records` and `load_beats`.
-
-    A data set carries them as its `preparation`, and so does a model trained on it.
-
-    Parameters
-    ----------
-    classes : {"aami5", "aami4", "aami3"}, default "aami5"
-        N S V F Q; without Q; without F and Q.
-    fusion_beats : {"out", "V"}, default "out"
-        What "aami3" does with F: leave out, or count as V.
-    lead : str or sequence of str, default "MLII"
-        Leads by name; "other" is the recording's first lead not named.
-    window_s : (float, float), default (0.4, 0.6)
-        Seconds before and after the R peak.
-    fs : float, default 125
-        Rate that signals are brought to, in Hz.
-    band_hz : (float, float), default (0.5, 40)
-        Band-pass, see `signals.bandpass`.
-    mains_hz : float, optional
-        Notch at this frequency before the band-pass.
-    scale : {"record", "none"}, default "record"
-        Divide each lead by the height of the recording's typical QRS, or keep the header's unit.
-    features : {"rhythm", "rr", None}, default "rhythm"
-        Metadata: `beats.describe_beats`, `signals.rr_features`, or none.
-    typical : bool, default False
-        Add the recording's typical beat as further leads, named ``MLII typical``.
-    beats : {"annotated", "detected"}, default "annotated"
-        R peaks from the annotations, or found by `signals.r_peaks`. A found beat takes the class of
-        the annotation within 150 ms. Those without one are context only.
-    """
-
-    classes: str = "aami5"
-    fusion_beats: str = "out"
-    lead: str | list = "MLII"
-    window_s: tuple = (0.4, 0.6)
-    fs: float = 125.0
-    band_hz: tuple = (0.5, 40.0)
-    mains_hz: float | None = None
-    scale: str = "record"
-    features: str | None = "rhythm"
-    typical: bool = False
-    beats: str = "annotated"
-
-    def __post_init__(self):
-        check_option("classes", self.classes, CLASSES)
-        check_option("fusion_beats", self.fusion_beats, ("out", "V"))
-        check_option("scale", self.scale, ("record", "none"))
-        check_option("features", self.features, ("rhythm", "rr", None))
-        check_option("beats", self.beats, ("annotated", "detected"))
-        check_positive("fs", self.fs)
-        # lists, so that the settings are equal to what JSON makes of them
-        for name, value in (("window_s", self.window_s), ("band_hz", self.band_hz)):
-            if len(value) != 2:
-                raise ValueError(f"{name} must be a pair of numbers, got {value}.")
-            object.__setattr__(self, name, [float(number) for number in value])
-        if not isinstance(self.lead, str):
-            object.__setattr__(self, "lead", list(self.lead))
-
-    @property
-    def leads(self):
-        """Names of the leads of `x`."""
-        own = (self.lead,) if isinstance(self.lead, str) else tuple(self.lead)
-        return own + tuple(f"{lead} typical" for lead in own) * self.typical
 
 
 @keywords_of(BeatPreparation)
@@ -490,7 +410,9 @@ def _rows_of(recording, preparation):
         at[pairs[:, 1]] = symbols[pairs[:, 0]]
         peaks, symbols = found, at
     try:
-        x, metadata, names = _views(recording, peaks, preparation)
+        x, metadata, names = beat_views(
+            recording.signal, peaks, fs=recording.fs, preparation=preparation
+        )
     except ValueError as error:
         raise ValueError(f"record {recording.name}: {error}") from error
     labels = np.full(len(symbols), "")
@@ -510,29 +432,3 @@ def _rows_of(recording, preparation):
         "names": names,
     }
     return rows, left_out
-
-
-def _views(recording, peaks, preparation):
-    """All beats' windows (n_beats, samples, leads), features (n_beats, columns) and their names."""
-    signal, fs = recording.signal, preparation.fs
-    if preparation.mains_hz:
-        signal = notch(signal, fs=recording.fs, mains_hz=preparation.mains_hz)
-    low_hz, high_hz = preparation.band_hz
-    signal = resample(
-        bandpass(signal, fs=recording.fs, low_hz=low_hz, high_hz=high_hz), fs=recording.fs, to_fs=fs
-    )
-    peaks_s = peaks / recording.fs
-    at = np.clip(np.round(peaks_s * fs).astype(np.int64), 0, len(signal) - 1)
-    if preparation.scale == "record":
-        signal = np.clip(normalize(signal, at, fs=fs), -_LARGEST, _LARGEST)
-    before_s, after_s = preparation.window_s
-    x = beat_windows(signal, at, fs=fs, before_s=before_s, after_s=after_s)
-    metadata, names = np.zeros((len(x), 0), np.float32), ()
-    if preparation.features == "rhythm" or preparation.typical:
-        metadata, names, typical = describe_beats(signal, peaks_s, fs=fs)
-    if preparation.features == "rr":
-        metadata, names = rr_features(peaks, fs=recording.fs)
-    if preparation.typical:
-        usual = np.broadcast_to(typical(before_s, after_s), x.shape)
-        x = np.concatenate([x, usual], axis=2).astype(np.float32)
-    return x, metadata, names

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 GROUPS = {
     "ground": "_checks storage",
     "signal": "signals waves beats",
-    "data": "dataset mitbih_csv wfdb_records mitbih_records ptbxl demo download inspection",
+    "data": "dataset mitbih_csv recordings mitbih_records ptbxl demo download inspection",
     "representation": "grids layers spectrograms",
     "models": "blocks signal_models image_models fused_models models presets",
     "training": "batches metrics saved_models training",

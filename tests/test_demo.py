@@ -6,7 +6,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from ecg_keras import demo
-from ecg_keras.wfdb_records import AAMI_CLASSES
+from ecg_keras.beats import AAMI_CLASSES
 
 pytestmark = pytest.mark.numeric
 
@@ -132,7 +132,7 @@ def test_demo_set_loads_and_says_it_is_synthetic():
 
 def test_records_read_back_as_they_were_made(tmp_path):
     pytest.importorskip("wfdb")
-    from ecg_keras.wfdb_records import read_recording
+    from ecg_keras.recordings import read_recording
 
     names = demo.write_demo_records(tmp_path, n_patients=8, duration_s=30)
     assert (tmp_path / "RECORDS").read_text().split() == list(names)

@@ -13,7 +13,7 @@ from ecg_keras import load_mitbih_csv, mitbih_csv
 from ecg_keras.dataset import check_parts
 from ecg_keras.demo import write_demo_records
 from ecg_keras.mitbih_csv import cut_beats, find_csv_files, make_mitbih_csv, read_beats_csv
-from ecg_keras.wfdb_records import Recording, read_recording
+from ecg_keras.recordings import Recording, read_recording
 
 pytestmark = pytest.mark.numeric
 

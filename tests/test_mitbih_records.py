@@ -12,7 +12,7 @@ pytest.importorskip("wfdb")
 
 from ecg_keras.dataset import check_parts
 from ecg_keras.mitbih_records import DS1, DS2, PACED, load_beats, load_mitbih_records
-from ecg_keras.wfdb_records import read_recording
+from ecg_keras.recordings import read_recording
 
 pytestmark = pytest.mark.numeric
 

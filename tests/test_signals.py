@@ -7,6 +7,7 @@ import pytest
 from conftest import real_data
 from scipy import signal
 
+from ecg_keras.recordings import read_recording
 from ecg_keras.signals import (
     bandpass,
     beat_windows,
@@ -18,7 +19,6 @@ from ecg_keras.signals import (
     rr_features,
     rr_intervals,
 )
-from ecg_keras.wfdb_records import read_recording
 
 pytestmark = pytest.mark.numeric
 

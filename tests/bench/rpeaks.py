@@ -17,10 +17,10 @@ import time
 
 import numpy as np
 
+from ecg_keras.recordings import list_records, read_recording
 from ecg_keras.report import versions
 from ecg_keras.signals import match_peaks, r_peaks
 from ecg_keras.storage import atomic_path, write_json
-from ecg_keras.wfdb_records import list_records, read_recording
 
 TOLERANCE_S = 0.15
 OUT = pathlib.Path("outputs/rpeaks")

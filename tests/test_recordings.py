@@ -6,9 +6,10 @@ from conftest import real_data
 
 pytest.importorskip("wfdb")
 
+from ecg_keras.beats import aami_classes
 from ecg_keras.mitbih_csv import make_mitbih_csv
 from ecg_keras.mitbih_records import load_beats
-from ecg_keras.wfdb_records import aami_classes, read_recording
+from ecg_keras.recordings import read_recording
 
 pytestmark = pytest.mark.numeric
 

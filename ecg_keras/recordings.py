@@ -15,12 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecg_keras._checks import check_option, require
+from ecg_keras._checks import require
+from ecg_keras.beats import BEAT_SYMBOLS, aami_classes
 
-# ANSI/AAMI EC57 class to the PhysioNet symbols of its beats
-AAMI = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}
-AAMI_CLASSES = tuple(AAMI)
-BEAT_SYMBOLS = "".join(AAMI.values())
 ONE_PATIENT = {"201": "201+202", "202": "201+202"}  # the one man with two recordings in MIT-BIH
 
 # bytes per sample, by WFDB format
@@ -258,15 +255,3 @@ def _flutter(samples, symbols, length):
             spans.append((start, int(sample)))
             start = None
     return tuple(spans if start is None else [*spans, (start, length - 1)])
-
-
-def aami_classes(symbols):
-    """PhysioNet beat symbols to AAMI classes.
-
-    Examples
-    --------
-    >>> aami_classes(["N", "L", "a", "E", "/"]).tolist()
-    ['N', 'N', 'S', 'V', 'Q']
-    """
-    to = {symbol: name for name, group in AAMI.items() for symbol in group}
-    return np.array([to[check_option("symbol", symbol, to)] for symbol in symbols], dtype="<U1")
