@@ -45,6 +45,19 @@ _COMPARED = tuple(  # first letters of the features that `_standing` compares
 _LEAST_SPREAD = 0.02  # of features compared in their own spread
 _REFERENCES = 1500  # beats that each beat is compared with, at most: bounds memory
 
+# What the rows of features="context" depend on, in seconds from their beat
+CONTEXT_S, BEFORE_S, AHEAD_S = 720.0, 2.0, 2.0
+_SHORTEST_RR_S, _LONGEST_RR_S = 0.15, 4.0
+_LONG, _LONG_S = 400, 300.0  # beats and seconds that a beat is compared with
+_SHORT, _SHORT_S = 128, 100.0  # that make the typical one
+_BASELINE_S = 1.0  # reach of the filter that takes out the baseline
+_LATEST_S = 0.9  # end of a beat's window, at most
+_CHUNK = 256  # beats described at once: bounds memory
+_WATCHED = (  # features compared with those of typical beats
+    "qrs_like qrs_apart qrs_gain p_like p_apart p_gain p_best p_best_gain t_like t_apart t_gain "
+    "width_half width_quarter length slope area like_prev p_size t_up t_down"
+).split()
+
 
 @dataclass(frozen=True)
 class BeatPreparation:
@@ -59,7 +72,8 @@ class BeatPreparation:
     fusion_beats : {"out", "V"}, default "out"
         What "aami3" does with F: leave out, or count as V.
     lead : str or sequence of str, default "MLII"
-        Leads by name; "other" is the recording's first lead not named.
+        Leads by name; "other" is the recording's first lead not named. "each" makes rows of every
+        lead by itself, whatever its name: a beat's probabilities are the mean over its leads.
     window_s : (float, float), default (0.4, 0.6)
         Seconds before and after the R peak.
     fs : float, default 125
@@ -70,8 +84,10 @@ class BeatPreparation:
         Notch at this frequency before the band-pass.
     scale : {"record", "none"}, default "record"
         Divide each lead by the height of the recording's typical QRS, or keep the header's unit.
-    features : {"rhythm", "rr", None}, default "rhythm"
-        Metadata: `beats.describe_beats`, `signals.rr_features`, or none.
+    features : {"rhythm", "rr", "context", None}, default "rhythm"
+        Metadata: `beats.describe_beats`, `signals.rr_features`, those of `BeatContext`, or none.
+        "context" makes whole rows that depend only on minutes before a beat and two seconds after,
+        filtered and scaled there; `mains_hz` and the lower end of `band_hz` play no part.
     typical : bool, default False
         Add the recording's typical beat as further leads, named ``MLII typical``.
     beats : {"annotated", "detected"}, default "annotated"
@@ -95,7 +111,7 @@ class BeatPreparation:
         check_option("classes", self.classes, CLASSES)
         check_option("fusion_beats", self.fusion_beats, ("out", "V"))
         check_option("scale", self.scale, ("record", "none"))
-        check_option("features", self.features, ("rhythm", "rr", None))
+        check_option("features", self.features, ("rhythm", "rr", "context", None))
         check_option("beats", self.beats, ("annotated", "detected"))
         check_positive("fs", self.fs)
         # lists, so that the settings are equal to what JSON makes of them
@@ -103,6 +119,13 @@ class BeatPreparation:
             if len(value) != 2:
                 raise ValueError(f"{name} must be a pair of numbers, got {value}.")
             object.__setattr__(self, name, [float(number) for number in value])
+        if self.features == "context" and not (
+            self.window_s[0] >= _BEFORE_S and _AFTER_S <= self.window_s[1] <= _LATEST_S
+        ):
+            raise ValueError(
+                f"window_s must reach from {_BEFORE_S} s or more before the R peak to {_AFTER_S} "
+                f"to {_LATEST_S} s after for features='context', got {self.window_s}."
+            )
         if not isinstance(self.lead, str):
             object.__setattr__(self, "lead", list(self.lead))
 
@@ -149,6 +172,11 @@ def beat_views(signal, peaks, *, fs, preparation):
     >>> beats.shape
     (20, 125, 1)
     """
+    if preparation.features == "context":
+        signal = np.asarray(signal)
+        if not np.isfinite(signal).all():
+            raise ValueError("signal has NaN or infinite samples; fill them first.")
+        return BeatContext(preparation, fs=fs).rows(signal, peaks)
     rate = preparation.fs
     if preparation.mains_hz:
         signal = notch(signal, fs=fs, mains_hz=preparation.mains_hz)
@@ -476,6 +504,444 @@ def _relative_distance(rows, others):
     rows, others = rows.astype(np.float32), others.astype(np.float32)
     squared = size**2 + other_size**2 - 2 * (rows @ others.T)
     return (np.maximum(squared, 0) / (size * other_size + 1e-9)).astype(np.float32)
+
+
+class BeatContext:
+    """Rows of ``features="context"``, beat after beat: for streams and recordings of any length.
+
+    Holds what later beats need of earlier ones: times and windows of the last 400. So a
+    stream pays for its new beats only, and however a recording is cut into calls, the rows are
+    the same. A beat's row depends on the recording from `CONTEXT_S` before to `AHEAD_S` after its R
+    peak, and on nothing else.
+
+    Parameters
+    ----------
+    preparation : BeatPreparation
+        With ``features="context"``.
+    fs : float
+        Sampling rate of the recording, in Hz.
+
+    Examples
+    --------
+    >>> x = np.zeros((15000, 1)); x[100::200] = 1.0  # a spike every 0.8 s at 250 Hz
+    >>> peaks = np.arange(100, 15000, 200)
+    >>> context = BeatContext(BeatPreparation(features="context", lead="each"), fs=250)
+    >>> first, _, names = context.rows(x[:8000], peaks[:30], following=peaks[30])
+    >>> more, _, _ = context.rows(x[4000:], peaks[30:], start=4000)
+    >>> len(first) + len(more) == len(peaks)
+    True
+    """
+
+    def __init__(self, preparation, *, fs):
+        check_positive("fs", fs)
+        self.preparation, self.fs = preparation, fs
+        self._cut = _Cutter(fs, preparation)
+        self._past = {}  # of the last beats: "t" (m,), rhythm (m,), and of each lead its windows
+
+    def rows(self, signal, peaks, *, start=0, following=None):
+        """Describe the next beats.
+
+        Parameters
+        ----------
+        signal : array_like of float, shape (samples, leads)
+            A piece of the recording, unfiltered, finite. It reaches from `BEFORE_S` before the
+            first of `peaks` to `AHEAD_S` after the last, or to the recording's ends.
+        peaks : array_like of int, shape (n_beats,)
+            R peaks of the new beats, in samples of the recording, all after those given before.
+        start : int, default 0
+            The recording's sample that ``signal[0]`` is.
+        following : int, optional
+            R peak of the beat after the last of `peaks`; None if there is none within `AHEAD_S`.
+
+        Returns
+        -------
+        x : ndarray of float32, shape (n_beats, samples, leads)
+        metadata : ndarray of float32, shape (n_beats, columns)
+        names : tuple of str
+
+        Raises
+        ------
+        ValueError
+            If the peaks do not rise, or lie outside `signal`.
+        """
+        signal, peaks = np.asarray(signal), np.asarray(peaks, np.int64)
+        last = self._past["peaks"][-1:] if self._past else peaks[:0]
+        if (np.diff(np.concatenate([last, peaks])) <= 0).any():
+            raise ValueError("R peaks must rise, and come after those given before.")
+        at = peaks - start
+        if len(at) and (at[0] < 0 or at[-1] >= len(signal)):
+            raise ValueError(
+                f"R peaks {peaks[0]} to {peaks[-1]} must lie in signal, which holds samples "
+                f"{start} to {start + len(signal) - 1}."
+            )
+        xs, tables, names = [], [], ()
+        for first in range(0, max(len(peaks), 1), _CHUNK):
+            chunk = slice(first, first + _CHUNK)
+            after = peaks[first + _CHUNK] if first + _CHUNK < len(peaks) else following
+            x, columns = self._next(self._cut(signal, at[chunk]), peaks[chunk], after)
+            xs.append(x)
+            names = tuple(columns)
+            tables.append(np.column_stack(list(columns.values())).astype(np.float32))
+        return np.concatenate(xs), np.concatenate(tables), names
+
+    def _next(self, windows, peaks, following):
+        """Rows of a chunk of beats from their windows (n, samples, leads)."""
+        rhythm, held, spans = _context_rhythm(self._past, peaks, following, self.fs)
+        columns, parts = dict(rhythm), []
+        several = windows.shape[2] > 1
+        past = {
+            "peaks": held["peaks"],
+            "log": held["log"],
+            "change": held["change"],
+            "alone": held["alone"],
+            "early": held["early"],
+            "late": held["late"],
+            "earliness": held["earliness"],
+            "leads": [],
+        }
+        for lead in range(windows.shape[2]):
+            before = self._past["leads"][lead] if self._past else {}
+            shape, part, kept = _context_shape(
+                before, windows[:, :, lead], held, spans, self.preparation
+            )
+            columns |= {f"{name}_{lead}" if several else name: v for name, v in shape.items()}
+            parts.append(part)
+            past["leads"].append({name: values[-_LONG:] for name, values in kept.items()})
+        past |= {name: values[-_LONG:] for name, values in past.items() if name != "leads"}
+        self._past = past
+        x = np.concatenate(parts, axis=2)
+        return x, columns
+
+
+class _Cutter:
+    """Cuts filtered beats at the model's rate out of a recording: one matrix product.
+
+    A window's sample is a weighted sum of the recording's around it: a low-pass (a sinc under a
+    Hann window of 0.2 s) less a baseline (a Gaussian of 0.3 s, cut at 1 s), at any instant, so that
+    the grid of the new rate starts at the R peak itself.
+    """
+
+    def __init__(self, fs, preparation):
+        rate, (_, high_hz) = preparation.fs, preparation.band_hz
+        before, after = (round((s + _MARGIN_S) * rate) for s in preparation.window_s)
+        out_s = np.arange(-before, after) / rate
+        reach_s = _BASELINE_S
+        self.first = -int(np.ceil((before / rate + reach_s) * fs))
+        last = int(np.ceil((after / rate + reach_s) * fs))
+        apart_s = out_s[None, :] - np.arange(self.first, last + 1)[:, None] / fs
+        high_hz = min(high_hz, 0.45 * fs)
+        low_pass = np.sinc(2 * high_hz * apart_s) * np.cos(np.pi * apart_s / 0.2) ** 2
+        low_pass[np.abs(apart_s) >= 0.1] = 0
+        baseline = np.exp(-0.5 * (apart_s / 0.3) ** 2)
+        baseline[np.abs(apart_s) > reach_s] = 0
+        weights = low_pass / low_pass.sum(axis=0) - baseline / baseline.sum(axis=0)
+        self.weights = weights.astype(np.float32)  # (recorded samples, window samples)
+
+    def __call__(self, signal, at):
+        """Recording (samples, leads) and R peaks to windows float32 (n, samples, leads)."""
+        offsets = np.arange(self.first, self.first + len(self.weights))
+        near = np.clip(at[:, None] + offsets, 0, len(signal) - 1)
+        windows = np.empty((len(at), self.weights.shape[1], signal.shape[1]), np.float32)
+        for lead in range(signal.shape[1]):
+            column = signal[:, lead]
+            raw = (column[near] - column[at][:, None]).astype(np.float32)
+            windows[:, :, lead] = raw @ self.weights
+        return windows
+
+
+def _joined(past, name, new):
+    """What is held of earlier beats, then the new ones."""
+    return np.concatenate([past[name], new]) if past else np.asarray(new)
+
+
+def _of_last(values, n, length):
+    """The `length` values before each of the last n of `values`, (n, length), NaN if fewer."""
+    padded = np.concatenate([np.full(length, np.nan), values])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, length)
+    return windows[len(values) - n : len(values)]
+
+
+class _Sorted:
+    """Quantiles over rows with NaN, each sorted once."""
+
+    def __init__(self, rows, otherwise):
+        self.rows = np.sort(rows, axis=1)
+        self.count = np.isfinite(rows).sum(axis=1)
+        self.otherwise = otherwise
+
+    def quantile(self, share):
+        """One value a row; `otherwise` where it is all NaN."""
+        place = share * np.maximum(self.count - 1, 0)
+        low = np.floor(place).astype(int)
+        high = np.minimum(low + 1, np.maximum(self.count - 1, 0))
+        row = np.arange(len(self.rows))
+        value = self.rows[row, low] * (1 - (place - low)) + self.rows[row, high] * (place - low)
+        return np.where(self.count, value, self.otherwise)
+
+
+def _mean_and_spread(rows, otherwise):
+    """Mean and standard deviation over rows with NaN."""
+    there = np.isfinite(rows)
+    count = np.maximum(there.sum(axis=1), 1)
+    values = np.where(there, rows, 0)
+    mean = values.sum(axis=1) / count
+    spread = np.sqrt((np.where(there, rows - mean[:, None], 0) ** 2).sum(axis=1) / count)
+    return np.where(there.any(axis=1), mean, otherwise), spread
+
+
+def _squashed(z):
+    """Logarithm of large distances, sign kept."""
+    return np.sign(z) * np.log1p(np.abs(z))
+
+
+def _context_rhythm(past, peaks, following, fs):
+    """Timing of new beats among those before.
+
+    Returns columns (a dict of (n,)), what is held of old and new beats (a dict of (m + n,)), and
+    for each new beat and each held one whether that lies in the short and in the long span.
+    """
+    n = len(peaks)
+    samples = _joined(past, "peaks", peaks)
+    t = samples / fs
+    rr = np.diff(t[-n - 1 :]) if len(t) > n else np.diff(t[-n:], prepend=np.nan)
+    rr = np.clip(rr, _SHORTEST_RR_S, _LONGEST_RR_S)
+    after = np.append(samples[len(samples) - n + 1 :], following or np.iinfo(np.int32).max)
+    rr_next = np.clip((after - peaks) / fs, _SHORTEST_RR_S, AHEAD_S)
+    log, log_next = _joined(past, "log", np.log(rr)), np.log(rr_next)
+    own = np.where(np.isfinite(log[-n:]), log[-n:], log_next)  # a recording's first beat
+    age = t[-n:, None] - t[None, :]  # (n, m + n)
+    order = np.arange(len(t) - n, len(t))[:, None] - np.arange(len(t))[None, :]
+    short = (order >= 0) & (order < _SHORT) & (age <= _SHORT_S)
+    long = (order >= 0) & (order < _LONG) & (age <= _LONG_S)
+    before = _of_last(log, n, _LONG).copy()
+    before[_of_last(t, n, _LONG) < t[-n:, None] - _LONG_S] = np.nan
+    columns = {"rr_prev": own, "rr_next": log_next, "rr_prev/next": own - log_next}
+    usual = {}
+    for k in (8, 32, 80, _LONG):
+        last = before[:, -k:]
+        ranked = _Sorted(last, own)
+        mean, spread = _mean_and_spread(last, own)
+        usual |= {f"mean_{k}": mean, f"median_{k}": ranked.quantile(0.5)}
+        usual |= {f"p75_{k}": ranked.quantile(0.75), f"p90_{k}": ranked.quantile(0.9)}
+        columns[f"spread_{k}"] = ranked.quantile(0.8) - ranked.quantile(0.2)
+        columns[f"rr_prev:z_{k}"] = _squashed((own - mean) / (spread + 0.02))
+        columns[f"rr_next:z_{k}"] = _squashed((log_next - mean) / (spread + 0.02))
+    columns |= {f"rr_prev/{name}": own - value for name, value in usual.items()}
+    columns |= {
+        f"rr_next/{name}": log_next - usual[name]
+        for name in ("mean_8", "mean_32", "p75_80", "median_80", f"p75_{_LONG}")
+    }
+    reference = usual["p75_80"]
+    pair = np.log((np.exp(own) + np.exp(log_next)) / 2)
+    columns |= {"pair/p75_80": pair - reference, "pair/mean_8": pair - usual["mean_8"]}
+    columns["mean_8/p75_80"] = usual["mean_8"] - reference
+    columns["p75_80/long"] = reference - usual[f"p75_{_LONG}"]
+    recent = np.where(np.isfinite(before[:, -8:]), before[:, -8:], reference[:, None])
+    columns |= {f"rr-{k}": recent[:, -k] - reference for k in range(1, 6)}
+    columns["rr_prev/longest_before"] = own - recent.max(axis=1)
+    columns["rr_prev/shortest_before"] = own - recent.min(axis=1)
+    change = np.abs(own - np.where(np.isfinite(before[:, -1]), before[:, -1], own))
+    near = before[:, -60:]
+    gaps = np.sort(np.abs(near - own[:, None]), axis=1)
+    count = np.isfinite(near).sum(axis=1)
+    alone = np.where(count > 0, gaps[np.arange(n), np.clip(count // 10, 0, 5)], 0)
+    earliness = np.clip(own - reference, -1.5, 1.0)
+    early = (earliness < -0.15).astype(float)
+    late = 1 / (1 + np.exp(-(earliness + 0.08) / 0.03))
+    held = {"peaks": samples, "log": log}
+    fresh = {"change": change, "alone": alone, "early": early, "late": late}
+    held |= {name: _joined(past, name, new) for name, new in fresh.items()}
+    held["earliness"] = _joined(past, "earliness", earliness)
+    columns["alone"] = alone
+    for name, lengths in (("change", (10, 40, 80)), ("alone", (41,))):
+        values = np.concatenate([_of_last(held[name], n, 80), held[name][-n:, None]], axis=1)
+        for k in lengths:
+            columns[f"{name}_{k}"] = _Sorted(values[:, -k:], 0).quantile(0.5)
+    values = np.concatenate(
+        [_of_last(early_ := held["early"], n, _LONG), early_[-n:, None]], axis=1
+    )
+    columns |= {f"early_{k}": np.nanmean(values[:, -k:], axis=1) for k in (9, 41, _LONG)}
+    columns["seen"] = np.log1p(np.isfinite(before).sum(axis=1))
+    return columns, held, (short, long)
+
+
+def _context_shape(past, wide, held, spans, preparation):
+    """Shape of new beats of one lead among those before.
+
+    Returns columns (a dict of (n,)), the beat and the typical one as float32 (n, samples, 2), and
+    what is held of old and new beats.
+    """
+    n, fs = len(wide), preparation.fs
+    short, long = spans
+    margin = round(_MARGIN_S * fs)
+    centre = round((preparation.window_s[0] + _MARGIN_S) * fs)
+    samples = wide.shape[1] - 2 * margin
+    span = lambda a, b: slice(centre + round(a * fs), centre + round(b * fs))
+    # how many late beats look like each: beats of the usual rhythm and shape make the typical one
+    top = np.abs(wide[:, span(-0.1, 0.1)]).max(axis=1) + 1e-6
+    wide_all, top_all = _joined(past, "wide", wide), _joined(past, "top", top)
+    form = lambda rows: rows - rows.mean(axis=1, keepdims=True)
+    rough = form(wide_all[:, span(*_QRS_S)])
+    alike = np.exp(-_relative_distance(rough[-n:], rough) / 0.3) * short * held["late"]
+    dense = alike.sum(axis=1) / (short * held["late"]).sum(axis=1)
+    weight = _joined(past, "weight", held["late"][-n:] * dense**2 + 1e-3)
+    share = short * weight
+    usual = (share / share.sum(axis=1, keepdims=True)).astype(np.float32) @ wide_all
+    # move each beat to fit it
+    most = round(_LAG_S * fs)
+    qrs = span(-0.1, 0.13)
+    target = form(usual[:, qrs])
+    target /= np.linalg.norm(target, axis=1, keepdims=True) + 1e-6
+    fits = np.empty((2 * most + 1, n))
+    for lag in range(-most, most + 1):
+        own = form(wide[:, qrs.start + lag : qrs.stop + lag])
+        fits[lag + most] = (own * target).sum(axis=1) / (np.linalg.norm(own, axis=1) + 1e-6)
+    lags = fits.argmax(axis=0) - most
+    fit = fits.max(axis=0)
+    at = (margin + lags)[:, None] + np.arange(samples)
+    beats = wide[np.arange(n)[:, None], at]
+    beats_all = _joined(past, "beats", beats)
+    sure = weight[-n:] * (1 / (1 + np.exp(-(fit - 0.9) / 0.03)) + 1e-2)
+    sure_all = _joined(past, "sure", sure)
+    share = short * sure_all
+    share = (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
+    typical = share @ beats_all
+    scatter = np.sqrt(np.maximum(share @ beats_all**2 - typical**2, 0))
+    centre -= margin
+    span = lambda a, b: slice(centre + round(a * fs), centre + round(b * fs))
+    height = np.abs(typical[:, span(-0.1, 0.1)]).max(axis=1) + 1e-6
+    near = span(-0.1, 0.1)
+    peak = np.abs(typical[:, near]).argmax(axis=1)
+    sign = np.sign(typical[:, near][np.arange(n), peak])
+    tops = np.concatenate([_of_last(top_all, n, 80), top[:, None]], axis=1)
+    usual_top = _Sorted(tops, 0).quantile(0.5)
+    scale = np.maximum(height, 0.25 * usual_top)
+    columns = {
+        "lag": lags / fs,
+        "fit": fit,
+        "dense": dense,
+        "top": np.log(top / scale),
+        "top_typical": np.log(usual_top / scale),
+    }
+    z = np.abs(beats - typical) / (scatter + 0.05 * scale[:, None])
+    for wave, span_s in (("qrs", _QRS_S), ("p", _P_S), ("t", _T_S)):
+        part = span(*span_s)
+        own, other = form(beats[:, part]), form(typical[:, part])
+        size, other_size = np.linalg.norm(own, axis=1), np.linalg.norm(other, axis=1)
+        like = (own * other).sum(axis=1) / (size * other_size + 1e-6)
+        columns[f"{wave}_like"] = like
+        apart = np.linalg.norm(own - other, axis=1) / (np.sqrt(other.shape[1]) * scale)
+        columns[f"{wave}_apart"] = np.sqrt(apart)
+        columns[f"{wave}_gain"] = np.log((size + 1e-2 * scale) / (other_size + 1e-2 * scale))
+        columns[f"{wave}_z"] = np.log(z[:, part].mean(axis=1) + 0.1)
+        columns[f"{wave}_level"] = (beats[:, part] - typical[:, part]).mean(axis=1) * sign / scale
+    around = span(-0.15, 0.2)
+    columns["qrs_with"] = (beats[:, near] * sign[:, None]).max(axis=1) / scale
+    columns["qrs_against"] = (beats[:, near] * -sign[:, None]).max(axis=1) / scale
+    columns["against_typical"] = (typical[:, near] * -sign[:, None]).max(axis=1) / scale
+    for name, rows in (("", beats), ("_typical", typical)):
+        size = np.abs(rows[:, around])
+        tallest = size.max(axis=1, keepdims=True)
+        columns[f"width_half{name}"] = (size > 0.5 * tallest).mean(axis=1)
+        columns[f"width_quarter{name}"] = (size > 0.25 * tallest).mean(axis=1)
+        slope = np.diff(rows[:, around], axis=1)
+        energy = np.cumsum(slope**2, axis=1)
+        energy /= energy[:, -1:] + 1e-12
+        columns[f"length{name}"] = ((energy > 0.05) & (energy < 0.95)).mean(axis=1)
+        columns[f"slope{name}"] = np.log(np.abs(slope).max(axis=1) / scale + 1e-2)
+        columns[f"area{name}"] = size.mean(axis=1) / scale
+        t_wave = rows[:, span(*_T_S)]
+        columns[f"t_up{name}"] = (t_wave * sign[:, None]).max(axis=1) / scale
+        columns[f"t_down{name}"] = (t_wave * sign[:, None]).min(axis=1) / scale
+        columns[f"p_size{name}"] = np.ptp(rows[:, span(*_P_S)], axis=1) / scale
+    for name in ("width_half", "width_quarter", "length", "slope", "area"):
+        columns[f"{name}_more"] = columns[name] - columns[f"{name}_typical"]
+    columns |= _p_moved(beats, typical, span, fs)
+    rough_noise = np.abs(np.diff(beats[:, span(-0.4, -0.1)], n=2, axis=1)).mean(axis=1)
+    columns["noise"] = np.log(rough_noise / scale + 1e-3)
+    # look-alikes
+    tall = np.maximum(np.linalg.norm(form(beats_all[:, span(*_QRS_S)]), axis=1), 1e-6)
+    qrs_all = form(beats_all[:, span(*_QRS_S)])
+    alike = np.exp(-_relative_distance(qrs_all[-n:], qrs_all) / 0.15)
+    p_all = form(beats_all[:, span(*_P_S)])
+    p_all = p_all / (np.linalg.norm(p_all, axis=1, keepdims=True) + 1e-6)
+    p_like = p_all[-n:] @ p_all.T
+    others = long & (
+        np.arange(long.shape[1]) < np.arange(long.shape[1] - n, long.shape[1])[:, None]
+    )
+    counted = np.maximum(others.sum(axis=1), 1)
+    mass = alike * others
+    columns["alike"] = mass.sum(axis=1) / counted
+    columns["alike_late"] = (mass * held["late"]).sum(axis=1) / (
+        (others * held["late"]).sum(axis=1) + 1e-3
+    )
+    columns["alike_sure"] = (mass * sure_all).sum(axis=1) / ((others * sure_all).sum(axis=1) + 1e-3)
+    unit = qrs_all / tall[:, None]
+    columns["p_alike"] = ((p_like > 0.8) & others).sum(axis=1) / counted
+    columns["p_alike_sure"] = (p_like * others * sure_all).sum(axis=1) / (
+        (others * sure_all).sum(axis=1) + 1e-3
+    )
+    for name, kernel in (("alike", mass), ("alike_both", mass * np.exp(-(1 - p_like) / 0.15))):
+        total = kernel.sum(axis=1) + 1e-2
+        columns[f"{name}:mass"] = np.log(total)
+        columns[f"{name}:earliness"] = kernel @ held["earliness"] / total
+        columns[f"{name}:early"] = kernel @ held["early"] / total
+    before = np.concatenate([unit[max(len(unit) - n - 2, 0) : len(unit) - n], unit[-n:]])
+    before = np.concatenate([unit[-n:][:1].repeat(n + 2 - len(before), axis=0), before])
+    columns["like_prev"] = (before[2:] * before[1:-1]).sum(axis=1)
+    columns["like_prev_2"] = (before[2:] * before[:-2]).sum(axis=1)
+    # means over typical beats, and how far each beat stands from them
+    watched = np.column_stack([columns[name] for name in _WATCHED])
+    watched_all = _joined(past, "watched", watched)
+    mean = share @ watched_all
+    spread = np.sqrt(np.maximum(share @ watched_all**2 - mean**2, 0))
+    z = _squashed((watched - mean) / (spread + 0.03))
+    columns |= {f"{name}:z": z[:, i] for i, name in enumerate(_WATCHED)}
+    for name in ("p_like", "qrs_like", "p_best"):
+        i = _WATCHED.index(name)
+        values = np.concatenate([_of_last(watched_all[:, i], n, 41), watched[:, i : i + 1]], axis=1)
+        columns[f"{name}_41"] = _Sorted(values, 0).quantile(0.5)
+        columns[f"{name}_9"] = _Sorted(values[:, -9:], 0).quantile(0.5)
+    x = np.stack([beats, typical][: 1 + preparation.typical], axis=2)
+    if preparation.scale == "record":
+        x = np.clip(x / scale[:, None, None], -_LARGEST, _LARGEST)
+    kept = {
+        "wide": wide_all,
+        "top": top_all,
+        "weight": weight,
+        "beats": beats_all,
+        "sure": sure_all,
+        "watched": watched_all,
+    }
+    return columns, x.astype(np.float32), kept
+
+
+def _p_moved(beats, typical, span, fs):
+    """Where before a beat the typical P wave is found again: likeness, shift and gain."""
+    usual = typical[:, span(*_P_S)]
+    usual = usual - usual.mean(axis=1, keepdims=True)
+    size = np.linalg.norm(usual, axis=1)
+    first, last = -round(0.12 * fs), round(_LAG_S * fs)
+    likes, gains = [], []
+    for lag in range(first, last + 1, 2):
+        part = span(*_P_S)
+        own = beats[:, part.start + lag : part.stop + lag]
+        own = own - own.mean(axis=1, keepdims=True)
+        own_size = np.linalg.norm(own, axis=1)
+        product = (own * usual).sum(axis=1)
+        likes.append(product / (own_size * size + 1e-6))
+        gains.append(product / (size**2 + 1e-6))
+    likes, gains = np.array(likes), np.clip(gains, -3, 3)
+    best = likes.argmax(axis=0)
+    row = np.arange(len(beats))
+    near = np.abs(np.arange(first, last + 1, 2)) <= last
+    return {
+        "p_best": likes.max(axis=0),
+        "p_best_lag": (first + 2 * best) / fs,
+        "p_best_gain": gains[best, row],
+        "p_near": likes[near].max(axis=0),
+        "p_gain_here": gains[len(range(first, 0, 2)), row],
+    }
 
 
 def aami_classes(symbols):

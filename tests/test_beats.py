@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ecg_keras.beats import describe_beats
+from ecg_keras.beats import BeatContext, BeatPreparation, beat_views, describe_beats
 
 pytestmark = pytest.mark.numeric
 
@@ -83,3 +83,22 @@ def test_the_typical_beat_is_a_late_one_where_most_are_early():
     assert typical(0.4, 0.5)[round(0.24 * fs), 0] > 0.15  # the P wave
     like = features[:, names.index("p_like_0")]
     assert like[np.array(p_waves)].min() > 0.9 > 0.5 > np.median(like[~np.array(p_waves)])
+
+
+def _context(recording, fs, **more):
+    x, peaks_s, _ = recording
+    peaks = np.round(peaks_s * fs).astype(int)
+    return x[:, :1], peaks, BeatPreparation(features="context", lead="each", **more)
+
+
+def test_context_rows_do_not_depend_on_how_a_recording_is_cut_into_calls(recording):
+    x, peaks, preparation = _context(recording, 125)
+    _, whole, names = beat_views(x, peaks, fs=125, preparation=preparation)
+    context, parts = BeatContext(preparation, fs=125), []
+    for first in range(0, 60, 7):
+        new = peaks[first : first + 7]
+        low, high = max(new[0] - 250, 0), new[-1] + 251
+        following = peaks[first + 7] if first + 7 < 60 else None
+        parts.append(context.rows(x[low:high], new, start=low, following=following)[1])
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=5e-3)  # logarithms of float32
+    assert len(set(names)) == whole.shape[1] and np.isfinite(whole).all()
