@@ -1,5 +1,6 @@
 """The public names, for editors and for the lazy import."""
 
+from .annotate import annotate as annotate
 from .compare import compare as compare
 from .dataset import ECGDataset as ECGDataset
 from .dataset import split_dataset as split_dataset

@@ -100,6 +100,23 @@ def explain(options):
     print(os.path.join(options.out, "explanations.html"))
 
 
+def annotate(options):
+    """Find and classify the beats of recordings; write annotations, tables and a page for each."""
+    from ecg_keras.annotate import annotate as annotate_one
+
+    found = annotate_one(
+        options.model,
+        options.recording,
+        fs=options.fs,
+        lead=options.lead and options.lead.split(","),
+        unit=options.unit,
+        out_dir=options.out,
+        causal=options.causal,
+    )
+    print(found)
+    print(os.path.join(options.out, "record.html"))
+
+
 def tune(options):
     """Search model and training settings, then train the winner and report it on the test part."""
     from ecg_keras.search import search
@@ -342,6 +359,17 @@ def _parser():
         "--rows",
         type=lambda text: [int(row) for row in text.split(",")],
         help="row numbers, as in 0,17",
+    )
+
+    part = command(annotate)
+    part.add_argument("recording", metavar="RECORD", help="a WFDB record, CSV, Parquet or EDF file")
+    part.add_argument("--model", default="mitbih_beats", help="a model.keras, or a name")
+    part.add_argument("--out", required=True, metavar="DIR")
+    part.add_argument("--fs", type=float, help="sampling rate in Hz, where the file has none")
+    part.add_argument("--lead", help="which lead, or leads, to read, as in II or II,V1")
+    part.add_argument("--unit", help="of a file that has none: mV, uV, V or mV per unit")
+    part.add_argument(
+        "--causal", action="store_true", help="use only what a stream knows when it decides"
     )
 
     part = command(tune)

@@ -27,6 +27,8 @@ from ecg_keras.layers import (
     model_card,
     representation,
 )
+from ecg_keras.recordings import OpenRecording, open_recording
+from ecg_keras.signals import fill_gaps, resample
 from ecg_keras.storage import atomic_path
 
 _MOST_SEEN = 0.01  # share of rows trained on that is still measured, see `check_unseen`
@@ -87,8 +89,10 @@ def predict(model, data, *, fs=None, batch_size=256):
     ----------
     model : keras.Model
         A saved model, as `load_model` returns it, or a network as `build_model` makes it.
-    data : ECGDataset, or float, shape (n, samples, leads) or (n, samples)
-        For a saved model raw signals, in the unit and the order of leads of its card. For a network
+    data : ECGDataset, float array (n, samples, leads) or (n, samples), path or OpenRecording
+        For a saved model raw signals, in the unit and the order of leads of its card. Of a
+        recording (`recordings.open_recording`), each window of the model's length is a row; the
+        last one ends where the recording ends. Beats of recordings need `annotate`. For a network
         a data set in the form that it takes; longer signals are cut in overlapping crops whose
         probabilities are averaged.
     fs : float, optional
@@ -116,6 +120,8 @@ def predict(model, data, *, fs=None, batch_size=256):
     (4, 2)
     """
     card = model_card(model)
+    if isinstance(data, (str, pathlib.Path, OpenRecording)):
+        return predict_windows(model, open_recording(data, fs=fs), batch_size=batch_size)[1]
     if card is not None:
         data = _raw_signals(card, data, fs)
     elif not isinstance(data, ECGDataset):
@@ -135,6 +141,67 @@ def predict(model, data, *, fs=None, batch_size=256):
         crops = {**arrays, "signal": arrays["signal"][:, start : start + length]}
         total = total + _run(model, crops, batch_size)
     return total / len(starts)
+
+
+def predict_windows(model, recording, columns=None, *, batch_size=256):
+    """Run a saved model on each stretch of its own length of a recording.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A saved model that reads whole records.
+    recording : OpenRecording
+        In any rate; longer than the model's rows.
+    columns : sequence of int, optional
+        Of the model's leads in the recording; by default found by their names.
+    batch_size : int, default 256
+
+    Returns
+    -------
+    starts_s : float64, shape (n_windows,)
+        Where each window starts; the last one ends with the recording.
+    probabilities : float32, shape (n_windows, classes)
+
+    Raises
+    ------
+    ValueError
+        If the recording is shorter than a row, lacks a lead, or the model reads single beats.
+    """
+    card, fs = model_card(model), recording.fs
+    if card is None:
+        raise ValueError("a network without a card does not say what it reads of a recording.")
+    if card["metadata_names"] or "window_s" in (card["preparation"] or {}):
+        raise ValueError(
+            "the model reads single beats; annotate(model, recording) finds them and runs it."
+        )
+    if columns is None:
+        columns = [recording.column(name) for name in card["leads"]]
+    length = card["n_samples"] / card["fs"]
+    if recording.n_samples < int(length * fs):
+        raise ValueError(
+            f"{recording.name}: lasts {recording.n_samples / fs:.4g} s, and the model reads "
+            f"{length:g} s at once; give a longer recording."
+        )
+    last_s = max(0.0, (recording.n_samples - length * fs) / fs)
+    starts_s = np.append(np.arange(0, last_s, length), last_s)
+    parts = []
+    for some in np.array_split(starts_s, int(np.ceil(len(starts_s) / batch_size))):
+        rows = [_window(recording, columns, start_s, card) for start_s in some]
+        parts.append(predict(model, np.stack(rows), batch_size=batch_size))
+    return starts_s, np.concatenate(parts)
+
+
+def _window(recording, columns, start_s, card):
+    """One row (samples, leads) of a model, from `start_s` on, in its rate; gaps are bridged."""
+    fs, length = recording.fs, card["n_samples"]
+    around = 1.0  # s before and after, so that resampling has no edge where there is signal
+    first = max(0, round((start_s - around) * fs))
+    stop = min(recording.n_samples, round((start_s + length / card["fs"] + around) * fs))
+    x = fill_gaps(recording.read(first, stop)[:, columns])
+    x = resample(x, fs=fs, to_fs=card["fs"])
+    begin = round((start_s - first / fs) * card["fs"])
+    row = x[begin : begin + length]
+    return np.pad(row, ((0, length - len(row)), (0, 0)), mode="edge").astype(np.float32)
 
 
 def _raw_signals(card, data, fs):

@@ -324,6 +324,24 @@ def _to_extremum(x, peaks, fs):
     return np.unique(near[np.arange(len(peaks)), lead[near].argmax(axis=1)])
 
 
+def fill_gaps(x):
+    """NaN samples of each lead by straight lines over them; a lead of NaN alone becomes zeros.
+
+    Examples
+    --------
+    >>> fill_gaps(np.array([[1.0], [np.nan], [3.0]]))[:, 0].tolist()
+    [1.0, 2.0, 3.0]
+    """
+    lost = ~np.isfinite(x)
+    if not lost.any():
+        return x
+    x = x.copy()
+    for column, gone in zip(x.T, lost.T):
+        there = np.flatnonzero(~gone)
+        column[gone] = np.interp(np.flatnonzero(gone), there, column[there]) if len(there) else 0
+    return x
+
+
 def match_peaks(reference, found, *, fs, tolerance_s=0.15):
     """Pair reference peaks with found ones, each at most once, nearest first.
 
