@@ -29,7 +29,7 @@ from ecg_keras.mitbih_csv import cut_beats
 from ecg_keras.recordings import Recording, open_recording
 from ecg_keras.saved_models import load_model, predict, predict_windows
 from ecg_keras.signals import QUALITY, fibrillation, fill_gaps, r_peaks, signal_quality
-from ecg_keras.storage import atomic_path, check_free, write_json
+from ecg_keras.storage import atomic_path, check_free, read_json, write_json
 
 UNREAD = "?"  # class of a beat that is not classified
 FILES = ("beats.csv", "summary.json", "record.html")  # beside NAME.ecg
@@ -117,6 +117,12 @@ class Annotation:
         """
         out_dir, ending = pathlib.Path(out_dir), file_name(self.name) + ".ecg"
         check_free(out_dir, [*FILES, ending], "summary.json")
+        there = (read_json(out_dir / "summary.json") or {}).get("record", self.name)
+        if there != self.name:
+            raise ValueError(
+                f"{out_dir} holds the annotation of {there}, which that of {self.name} would "
+                "replace; give another out_dir."
+            )
         _write_wfdb(out_dir / ending, self)
         with atomic_path(out_dir / "beats.csv") as part:
             self.beats.to_csv(part, index=False, float_format="%.5g")
@@ -206,7 +212,9 @@ def annotate(
         read = annotate_causally(model, source, columns)
     else:
         read = _in_blocks(model, card, kind, source, columns, notes)
-    return finish(source, card, read, notes, out_dir=out_dir, model=model if kind == "rows" else None)
+    return finish(
+        source, card, read, notes, out_dir=out_dir, model=model if kind == "rows" else None
+    )
 
 
 def finish(source, card, read, notes, *, out_dir=None, model=None, page=True):
@@ -306,9 +314,7 @@ def _column(source, name, missing=ValueError):
                 return names.index(of)
     if missing is None:
         return None
-    raise ValueError(
-        f"{source.name}: there is no lead {name!r}; it has {', '.join(source.leads)}."
-    )
+    raise ValueError(f"{source.name}: there is no lead {name!r}; it has {', '.join(source.leads)}.")
 
 
 def _best_first(source):
@@ -458,7 +464,9 @@ def _classify(model, card, kind, source, columns, x, peaks, readable, probabilit
         if len(kept):
             probabilities[kept] = predict(model, rows[..., None])
             weights[kept] = 1
-        return weights * _known_height(x[:, :1], peaks, source.fs)[0] * _known_rate(peaks, source.fs)
+        return (
+            weights * _known_height(x[:, :1], peaks, source.fs)[0] * _known_rate(peaks, source.fs)
+        )
     preparation = BeatPreparation(
         **{
             field.name: card["preparation"][field.name]
@@ -611,7 +619,9 @@ def find_events(beats, flutter=()):
         text = f"ventricular flutter or fibrillation, {stop - start:.0f} s"
         rows.append(("flutter", "V", float(start), float(stop), 0, np.nan, text))
     names = ["kind", "class", "start_s", "stop_s", "n_beats", "rate_bpm", "text"]
-    return pd.DataFrame(rows, columns=names).sort_values("start_s", ignore_index=True, kind="stable")
+    return pd.DataFrame(rows, columns=names).sort_values(
+        "start_s", ignore_index=True, kind="stable"
+    )
 
 
 def mean_rates(rr):
@@ -827,8 +837,10 @@ def _write_wfdb(path, annotation):
     beats = annotation.beats
     label = beats["class"].to_numpy()
     known = np.isin(label, list(_SYMBOLS))
-    notes = [(int(s), _SYMBOLS.get(c, "Q"), "" if k else str(c)) for s, c, k in
-             zip(beats["sample"], label, known)]
+    notes = [
+        (int(s), _SYMBOLS.get(c, "Q"), "" if k else str(c))
+        for s, c, k in zip(beats["sample"], label, known)
+    ]
     for kind, start_s, stop_s in annotation.events[["kind", "start_s", "stop_s"]].itertuples(
         index=False
     ):

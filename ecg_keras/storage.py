@@ -30,6 +30,7 @@ _MARKS = {  # JSON files that this package writes, and keys that each of them ha
     "compare.json": ("runs", "pairs", "unpaired"),
     "explanations.json": ("rows", "methods", "checks"),
     "search.json": ("identity", "job"),
+    "summary.json": ("record", "n_beats", "heart_rate"),
 }
 
 

@@ -18,7 +18,7 @@ def beats_of(text, rr=0.8, **changes):
     for i, value in changes.get("at", {}).items():
         intervals[i] = value
     time = np.cumsum(intervals)
-    before = np.append(np.nan, np.diff(time))
+    before = np.append(np.nan, np.diff(time))[: len(time)]
     return pd.DataFrame({"time_s": time, "class": list(text), "rr_before_s": before})
 
 
@@ -51,8 +51,7 @@ def kinds(events, *names):
 def test_events_of_a_sequence_of_classes(text, expected):
     events = find_events(beats_of(text))
     found = [
-        (kind, of, n)
-        for kind, of, _, n in kinds(events, "couplet", "run", "bigeminy", "trigeminy")
+        (kind, of, n) for kind, of, _, n in kinds(events, "couplet", "run", "bigeminy", "trigeminy")
     ]
     assert found == expected
 
@@ -128,13 +127,12 @@ def beat_model(folder):
     rows = load_beats(*folder, classes="aami3", features="rhythm", beats="detected")
     network = build_model("rhythm", like=rows, members=1, filters=(), units=8, joint_units=8)
     network.compile("adam", "sparse_categorical_crossentropy")
-    network.fit(rows.inputs(["metadata"]), rows.y, epochs=3, verbose=0)
+    network.fit(rows.inputs(["signal", "metadata"]), rows.y, epochs=3, verbose=0)
     return served(network, rows), rows
 
 
 def test_a_recording_gets_the_probabilities_that_the_loaders_rows_get(beat_model, folder):
     from ecg_keras import predict
-    from ecg_keras.dataset import ECGDataset  # noqa: F401
 
     model, rows = beat_model
     name = folder[1][0]
@@ -161,14 +159,27 @@ def test_files_are_those_that_viewers_read(beat_model, folder, tmp_path):
     assert table["class"].tolist() == found.beats["class"].tolist()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["n_beats"] == len(found.beats) and summary["record"] == name
-    assert summary["beats"] == found.beats["class"].value_counts().reindex(
-        ["N", "S", "V", UNREAD], fill_value=0
-    ).to_dict()
+    assert (
+        summary["beats"]
+        == found.beats["class"]
+        .value_counts()
+        .reindex(["N", "S", "V", UNREAD], fill_value=0)
+        .to_dict()
+    )
     assert (tmp_path / "record.html").stat().st_size > 10_000
     annotate(model, str(folder[0] / name), out_dir=tmp_path)  # its own files are replaced
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
         [f"{name}.ecg", "beats.csv", "record.html", "summary.json"]
     )
+
+
+def test_a_folder_keeps_the_annotation_of_one_recording(beat_model, folder, tmp_path):
+    first, second = (folder[0] / name for name in folder[1])
+    annotate(beat_model[0], first, out_dir=tmp_path)
+    kept = (tmp_path / "beats.csv").read_bytes()
+    with pytest.raises(ValueError, match=f"holds the annotation of {first.name}"):
+        annotate(beat_model[0], second, out_dir=tmp_path)
+    assert (tmp_path / "beats.csv").read_bytes() == kept
 
 
 def test_files_of_others_are_not_replaced(beat_model, folder, tmp_path):
@@ -230,7 +241,10 @@ def record_model():
     from ecg_keras.saved_models import served
 
     rows = ECGDataset(
-        np.zeros((4, 400, 2)), np.eye(3)[[0, 1, 2, 0]], classes=["A", "B", "C"], fs=100,
+        np.zeros((4, 400, 2)),
+        np.eye(3)[[0, 1, 2, 0]],
+        classes=["A", "B", "C"],
+        fs=100,
         leads=("I", "II"),
     )
     return served(build_model("cnn1d", like=rows, filters=(4,)), rows)
@@ -267,7 +281,10 @@ def test_a_model_of_kaggle_rows_reads_recordings(folder):
     from ecg_keras.saved_models import served
 
     rows = ECGDataset(
-        np.zeros((5, 187, 1)), np.arange(5), classes=tuple("NSVFQ"), fs=125,
+        np.zeros((5, 187, 1)),
+        np.arange(5),
+        classes=tuple("NSVFQ"),
+        fs=125,
         split_by={"loader": "load_mitbih_csv"},
     )
     model = served(build_model("cnn1d", like=rows, filters=(4,)), rows)
