@@ -22,7 +22,7 @@ import pandas as pd
 
 from ecg_keras import pages
 from ecg_keras._checks import CallableModule, require
-from ecg_keras.beats import BeatPreparation, beat_views
+from ecg_keras.beats import BeatContext, BeatPreparation, beat_views
 from ecg_keras.dataset import ECGDataset
 from ecg_keras.layers import model_card
 from ecg_keras.mitbih_csv import cut_beats
@@ -33,7 +33,8 @@ from ecg_keras.storage import atomic_path, check_free, read_json, write_json
 
 UNREAD = "?"  # class of a beat that is not classified
 FILES = ("beats.csv", "summary.json", "record.html")  # beside NAME.ecg
-_BLOCK_S, _BEFORE_S, _AFTER_S = 1800, 360, 30  # read at once, and around it
+_BLOCK_S = 1800  # read at once
+_AROUND_S, _BEFORE_S = 30, 360  # and around it; before it for rows that need what is usual there
 _MOST_LEADS = 2  # that a one-lead model is run on
 _FIRST_LEADS = ("MLII", "II", "V1", "V5", "V2")  # in this order, where leads have names
 _LEAST_SHARE = 0.2  # readable share of a block without which a lead is not looked at
@@ -211,7 +212,7 @@ def annotate(
 
         read = annotate_causally(model, source, columns)
     else:
-        read = _in_blocks(model, card, kind, source, columns, notes)
+        read = _in_blocks(Reader(model, source.name, source.fs, columns), source)
     return finish(
         source, card, read, notes, out_dir=out_dir, model=model if kind == "rows" else None
     )
@@ -403,138 +404,199 @@ def _stretches(codes):
     return [(int(a), int(b), int(codes[a])) for a, b in zip(starts, stops) if codes[a]]
 
 
-def _in_blocks(model, card, kind, source, columns, notes):
-    """Read a recording block by block; returns a `Reading`."""
-    fs, seconds = source.fs, int(np.ceil(source.n_samples / source.fs))
-    parts, at = [], 0
-    while at < seconds:
-        stop = seconds if seconds - at <= 1.5 * _BLOCK_S else at + _BLOCK_S
-        first_s, last_s = max(0, at - _BEFORE_S), min(seconds, stop + _AFTER_S)
-        first, last = round(first_s * fs), min(source.n_samples, round(last_s * fs))
-        part = _read_block(model, card, kind, source, columns, source.read(first, last), notes)
-        part.peaks = part.peaks + first
-        own = (part.peaks >= round(at * fs)) & (part.peaks < round(stop * fs))
-        if parts and len(parts[-1].peaks):
-            own &= part.peaks > parts[-1].peaks[-1] + 0.2 * fs
-        inside = slice(at - first_s, stop - first_s)
-        parts.append(
-            Reading(
-                columns,
-                part.peaks[own],
-                part.probabilities[own],
-                part.why[own],
-                part.states[inside],
-                part.flutter[inside],
-            )
-        )
-        at = stop
-    names = ("peaks", "probabilities", "why", "states", "flutter")
-    return Reading(columns, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+class Reader:
+    """Reads pieces of one recording with a model; `annotate` and streams both use it.
 
+    Parameters
+    ----------
+    model : keras.Model
+        A saved model.
+    name, fs : str and float
+        Of the recording.
+    columns : sequence of int
+        Leads to read.
+    """
 
-def _read_block(model, card, kind, source, columns, x, notes):
-    """Peaks, probabilities and quality of one block (samples, all leads); samples count from 0."""
-    fs = source.fs
-    x = x[:, columns]
-    states = signal_quality(x, fs=fs)
-    flutter = fibrillation(x, fs=fs)
-    x = fill_gaps(x)
-    share = (states == 0).mean(axis=0)
-    live = np.flatnonzero((share >= min(_LEAST_SHARE, share.max())) & (np.ptp(x, axis=0) > 0))
-    peaks = r_peaks(x[:, live], fs=fs) if len(live) else np.zeros(0, np.int64)
-    second = np.minimum((peaks / fs).astype(int), len(states) - 1)
-    dead = np.isin(states, [QUALITY.index("flat"), QUALITY.index("missing")]).all(axis=1)
-    peaks = peaks[~(dead | flutter)[second]]
-    second = np.minimum((peaks / fs).astype(int), len(states) - 1)
-    readable = states[second] == 0  # (n_beats, leads)
-    n_classes = 0 if kind == "rows" else len(card["classes"])
-    probabilities = np.full((len(peaks), n_classes), np.nan, np.float32)
-    why = np.array(("", *QUALITY[1:]))[states[second].min(axis=1)]  # of the lead read best
-    if kind != "rows" and len(peaks):
-        weights = _classify(model, card, kind, source, columns, x, peaks, readable, probabilities)
-        why[(why == "") & (weights == 0)] = "unlike"
-    return Reading(columns, peaks, probabilities, why, states, flutter)
+    def __init__(self, model, name, fs, columns):
+        self.model, self.name, self.fs, self.columns = model, name, fs, list(columns)
+        self.card = model_card(model)
+        self.kind = _reads(self.card)
+        self.preparation, self.groups, self._contexts = None, [], []
+        if self.kind != "beats":
+            return
+        fields = {field.name for field in dataclasses.fields(BeatPreparation)}
+        own = {key: value for key, value in self.card["preparation"].items() if key in fields}
+        self.preparation = BeatPreparation(**own)
+        n = len(self.columns)
+        each = self.preparation.lead == "each"
+        self.groups = [[i] for i in range(n)] if each else [list(range(n))]
+        if self.bounded:
+            self._contexts = [BeatContext(self.preparation, fs=fs) for _ in self.groups]
 
+    @property
+    def bounded(self):
+        """True for models whose rows need only what lies before them and two seconds after."""
+        return self.preparation is not None and self.preparation.features == "context"
 
-def _classify(model, card, kind, source, columns, x, peaks, readable, probabilities):
-    """Fill in the probabilities of beats; returns how many leads each was read in."""
-    if kind == "csv":
-        rows, kept = _csv_rows(source, x[:, 0], peaks)
+    def probabilities(self, x, peaks, readable, *, own=None, start=0):
+        """Classify beats.
+
+        Parameters
+        ----------
+        x : float32, shape (samples, leads read)
+            A piece of the recording, finite.
+        peaks : int64, shape (n_beats,)
+            Its R peaks, in samples of `x`.
+        readable : bool, shape (n_beats, leads read)
+        own : bool, shape (n_beats,), optional
+            Which beats to classify, neighbours in one stretch; the others are context.
+        start : int, default 0
+            Sample of the recording that ``x[0]`` is.
+
+        Returns
+        -------
+        probabilities : float32, shape (n_beats, classes)
+            NaN for beats that are not like those that the model knows, or are not `own`.
+        """
+        own = np.ones(len(peaks), bool) if own is None else own
+        total = np.zeros((len(peaks), len(self.card["classes"])))
         weights = np.zeros(len(peaks))
-        if len(kept):
-            probabilities[kept] = predict(model, rows[..., None])
-            weights[kept] = 1
-        return (
-            weights * _known_height(x[:, :1], peaks, source.fs)[0] * _known_rate(peaks, source.fs)
-        )
-    preparation = BeatPreparation(
-        **{
-            field.name: card["preparation"][field.name]
-            for field in dataclasses.fields(BeatPreparation)
-            if field.name in card["preparation"]
-        }
-    )
-    known = _known_height(x, peaks, source.fs)
-    rate = _known_rate(peaks, source.fs)
-    each = preparation.lead == "each"
-    groups = [[i] for i in range(x.shape[1])] if each else [list(range(x.shape[1]))]
-    total, weights = np.zeros(probabilities.shape), np.zeros(len(peaks))
-    if len(peaks) < _LEAST_BEATS:
-        return weights
-    for group in groups:
-        weight = readable[:, group].any(axis=1) * rate * known[group].min()
-        if not weight.any():
-            continue
+        if own.any():
+            usual = known_rates(peaks, self.fs) * own
+            for i, group in enumerate(self._groups(x)):
+                rows, kept = self._rows(i, group, x, peaks, own, start)
+                weight = readable[kept][:, group].any(axis=1) * usual[kept]
+                weight = weight * known_heights(x[:, group], peaks, self.fs)[kept]
+                some = weight > 0
+                if some.any():
+                    found = predict(self.model, rows[some])
+                    total[kept[some]] += weight[some, None] * found
+                    weights[kept] += weight
+        with np.errstate(invalid="ignore"):
+            return (total / np.where(weights > 0, weights, np.nan)[:, None]).astype(np.float32)
+
+    def _groups(self, x):
+        """Columns of `x` that make one row each: all of them, one each, or the first."""
+        return [[0]] if self.kind == "csv" else self.groups
+
+    def _rows(self, i, group, x, peaks, own, start):
+        """Rows of beats as the model's own data set has them, and which beat each row is."""
+        mine = np.flatnonzero(own)
+        if self.kind == "csv":
+            symbols = np.full(len(peaks), "N")
+            piece = (self.name, x[:, group], self.fs, ("x",), "mV", peaks, symbols)
+            rows, kept = cut_beats(Recording(*piece))
+            rows, kept = rows[own[kept]], kept[own[kept]]
+            return self._dataset(rows[..., None], None, None), kept
+        if self.bounded:
+            following = peaks[mine[-1] + 1 : mine[-1] + 2] + start
+            x, metadata, names = self._contexts[i].rows(
+                x[:, group],
+                peaks[mine] + start,
+                start=start,
+                following=int(following[0]) if len(following) else None,
+            )
+            return self._dataset(x, metadata, names), mine
+        if len(peaks) < _LEAST_BEATS:
+            return None, mine[:0]
         try:
-            rows, metadata, names = beat_views(
-                x[:, group], peaks, fs=source.fs, preparation=preparation
+            x, metadata, names = beat_views(
+                x[:, group], peaks, fs=self.fs, preparation=self.preparation
             )
         except ValueError:  # a lead that is constant around its peaks
-            continue
-        found = predict(model, _as_rows(card, rows, metadata, names))
-        total += weight[:, None] * found
-        weights += weight
-    known = weights > 0
-    probabilities[known] = (total[known] / weights[known, None]).astype(np.float32)
-    return weights
+            return None, mine[:0]
+        return self._dataset(x[own], metadata[own], names), mine
+
+    def _dataset(self, x, metadata, names):
+        """Rows as the model's own data set has them."""
+        with_metadata = bool(self.card["metadata_names"])
+        return ECGDataset(
+            x,
+            np.zeros(len(x), np.int64),
+            classes=self.card["classes"],
+            fs=self.card["fs"],
+            leads=self.card["leads"],
+            unit=self.card["unit"],
+            metadata=metadata if with_metadata else None,
+            metadata_names=names if with_metadata else None,
+        )
 
 
-def _as_rows(card, x, metadata, names):
-    """Rows as the model's own data set has them."""
-    metadata_names = card["metadata_names"]
-    return ECGDataset(
-        x,
-        np.zeros(len(x), np.int64),
-        classes=card["classes"],
-        fs=card["fs"],
-        leads=card["leads"],
-        unit=card["unit"],
-        metadata=metadata if metadata_names else None,
-        metadata_names=names if metadata_names else None,
-    )
+def _in_blocks(reader, source):
+    """Read a recording block by block; returns a `Reading`."""
+    fs, seconds = source.fs, int(np.ceil(source.n_samples / source.fs))
+    before_s = _AROUND_S if reader.bounded else _BEFORE_S
+    parts, at, last_peak = [], 0, -source.fs
+    while at < seconds:
+        stop = seconds if seconds - at <= 1.5 * _BLOCK_S else at + _BLOCK_S
+        first_s, last_s = max(0, at - before_s), min(seconds, stop + _AROUND_S)
+        first, last = round(first_s * fs), min(source.n_samples, round(last_s * fs))
+        x = source.read(first, last)[:, reader.columns]
+        peaks, states, flutter = find_beats(x, fs=fs)
+        own = (peaks + first >= max(round(at * fs), last_peak + 0.2 * fs)) & (
+            peaks + first < round(stop * fs)
+        )
+        second = np.minimum((peaks / fs).astype(int), len(states) - 1)
+        readable = states[second] == 0  # (n_beats, leads read)
+        probabilities = np.full((len(peaks), 0), np.nan)
+        why = np.array(("", *QUALITY[1:]))[states[second].min(axis=1)]  # of the lead read best
+        if reader.kind != "rows":
+            found = (fill_gaps(x), peaks, readable)
+            probabilities = reader.probabilities(*found, own=own, start=first)
+            why[(why == "") & np.isnan(probabilities).any(axis=1)] = "unlike"
+        inside = slice(at - first_s, stop - first_s)
+        parts.append(
+            (peaks[own] + first, probabilities[own], why[own], states[inside], flutter[inside])
+        )
+        last_peak = parts[-1][0][-1] if own.any() else last_peak
+        at = stop
+    return Reading(reader.columns, *map(np.concatenate, zip(*parts)))
 
 
-def _csv_rows(source, x, peaks):
-    """Beats as Kaggle's files have them, and which beat each row is."""
-    symbols = np.full(len(peaks), "N")
-    return cut_beats(Recording(source.name, x[:, None], source.fs, ("x",), "mV", peaks, symbols))
+def find_beats(x, *, fs):
+    """R peaks of a piece of a recording, and which of its seconds can be read.
+
+    Parameters
+    ----------
+    x : float32, shape (samples, leads)
+        NaN where nothing was recorded.
+    fs : float
+        Sampling rate, in Hz.
+
+    Returns
+    -------
+    peaks : int64, shape (n_beats,)
+        None where every lead is flat or missing, or inside flutter.
+    states : int8, shape (n_seconds, leads)
+        See `signals.signal_quality`.
+    flutter : bool, shape (n_seconds,)
+        See `signals.fibrillation`.
+    """
+    states, flutter = signal_quality(x, fs=fs), fibrillation(x, fs=fs)
+    filled = fill_gaps(x)
+    share = (states == 0).mean(axis=0)
+    live = np.flatnonzero((share >= min(_LEAST_SHARE, share.max())) & (np.ptp(filled, axis=0) > 0))
+    if not len(live):
+        return np.zeros(0, np.int64), states, flutter
+    peaks = r_peaks(filled[:, live], fs=fs)
+    dead = np.isin(states, [QUALITY.index("flat"), QUALITY.index("missing")]).all(axis=1)
+    second = np.minimum((peaks / fs).astype(int), len(states) - 1)
+    return peaks[~(dead | flutter)[second]], states, flutter
 
 
-def _known_height(x, peaks, fs):
-    """1 for leads whose typical QRS is as high as those of real electrodes, else 0."""
+def known_heights(x, peaks, fs):
+    """1 for beats whose typical QRS is as high as those of real electrodes, else 0; (n_beats,)."""
     reach = np.arange(-round(0.1 * fs), round(0.1 * fs) + 1)
     near = x[np.clip(peaks[:, None] + reach, 0, len(x) - 1)]  # (n_beats, samples, leads)
-    height = np.median(np.ptp(near, axis=1), axis=0)
-    return ((height >= _SMALLEST_MV) & (height <= _LARGEST_MV)).astype(float)
+    height = pd.Series(np.ptp(near, axis=1).max(axis=1)).rolling(31, min_periods=1).median()
+    return height.between(_SMALLEST_MV, _LARGEST_MV).to_numpy(float)
 
 
-def _known_rate(peaks, fs):
-    """1 for beats among others at a rate that hearts reach, else 0."""
-    if len(peaks) < 3:
-        return np.zeros(len(peaks))
-    rr = pd.Series(np.diff(peaks, prepend=2 * peaks[0] - peaks[1]) / fs)
-    usual = rr.rolling(_BEATS_OF_RATE, center=True, min_periods=1).median()
-    return (usual.to_numpy() >= 60 / _FASTEST_BPM).astype(float)
+def known_rates(peaks, fs):
+    """1 for beats after others at a rate that hearts reach, else 0; shape (n_beats,)."""
+    rr = pd.Series(np.diff(peaks, prepend=peaks[:1] - fs) / fs)
+    usual = rr.rolling(_BEATS_OF_RATE, min_periods=1).median()
+    return (usual >= 60 / _FASTEST_BPM).to_numpy(float)
 
 
 def _windows_table(model, card, source, read):
@@ -575,8 +637,8 @@ def find_events(beats, flutter=()):
     --------
     >>> beats = pd.DataFrame({"time_s": np.arange(6.0), "class": list("NVVNNN")})
     >>> beats["rr_before_s"] = beats["time_s"].diff()
-    >>> find_events(beats).query("kind == 'couplet'")[["class", "start_s", "n_beats"]].values.tolist()
-    [['V', 1.0, 2]]
+    >>> find_events(beats)["text"].tolist()
+    ['longest RR interval, 1.00 s', 'couplet of V']
     """
     time, label = beats["time_s"].to_numpy(), beats["class"].to_numpy()
     rr = beats["rr_before_s"].to_numpy()

@@ -193,7 +193,7 @@ def test_a_long_recording_is_read_in_blocks_as_in_one(beat_model, monkeypatch):
     patient = simulate_patient(3, duration_s=400, fs=200)
     arguments = {"fs": 200, "leads": patient.leads, "lead": "MLII"}
     whole = annotate(beat_model[0], patient.signal, **arguments)
-    for name, value in {"_BLOCK_S": 100, "_BEFORE_S": 60}.items():
+    for name, value in {"_BLOCK_S": 100, "_BEFORE_S": 60, "_AROUND_S": 20}.items():
         monkeypatch.setattr(annotating, name, value)
     parts = annotate(beat_model[0], patient.signal, **arguments)
     same = np.isin(parts.beats["sample"], whole.beats["sample"])
