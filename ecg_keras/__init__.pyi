@@ -5,6 +5,7 @@ from .compare import compare as compare
 from .dataset import ECGDataset as ECGDataset
 from .dataset import split_dataset as split_dataset
 from .demo import load_demo as load_demo
+from .ec57 import ec57 as ec57
 from .explain import explain as explain
 from .grids import ScalogramGrid as ScalogramGrid
 from .grids import SpectrogramGrid as SpectrogramGrid

@@ -168,6 +168,30 @@ def compare(options):
     print(os.path.join(options.out, "compare.html"))
 
 
+def ec57(options):
+    """Compare found beats with a reference, beat by beat and run by run (ANSI/AAMI EC57)."""
+    from ecg_keras.ec57 import ec57 as compare_beats
+
+    result = compare_beats(
+        options.reference,
+        options.found,
+        reference_extension=options.reference_extension,
+        found_extension=options.found_extension,
+        records=options.records and options.records.split(","),
+        fs=options.fs,
+        start_s=options.start,
+        stop_s=options.stop,
+        window_s=options.window,
+        escape_beats=options.escape_beats,
+        out_dir=options.out,
+    )
+    print(result.text(), end="")
+    for name, why in result.missing:
+        print(f"not compared: {name}, {why}", file=sys.stderr)
+    if options.out:
+        print(os.path.join(options.out, "ec57.html"))
+
+
 def _loader(source):
     """The function that loads the three parts of a source."""
     return getattr(ecg_keras, SOURCES[source][0])
@@ -397,6 +421,25 @@ def _parser():
     part = command(compare)
     part.add_argument("runs", nargs="+", metavar="RUN")
     part.add_argument("--out", required=True, metavar="DIR")
+
+    part = command(ec57)
+    part.add_argument("reference", metavar="REFERENCE_DIR", help="or one annotation file")
+    part.add_argument("found", metavar="FOUND_DIR", help="or one annotation file")
+    part.add_argument("--out", metavar="DIR", help="folder for pages, tables and JSON")
+    part.add_argument("--reference-extension", default="atr", help="of its files (default atr)")
+    part.add_argument("--found-extension", default="ecg", help="of its files (default ecg)")
+    part.add_argument("--records", help="only these, as in 100,103,105")
+    part.add_argument("--fs", type=float, help="rate in Hz where no file tells it")
+    part.add_argument(
+        "--start", type=float, default=300.0, metavar="S", help="seconds into the record (300)"
+    )
+    part.add_argument("--stop", type=float, metavar="S", help="seconds; 0: where either side ends")
+    part.add_argument(
+        "--window", type=float, default=0.15, metavar="S", help="of a pair, in seconds (0.15)"
+    )
+    part.add_argument(
+        "--escape-beats", default="S", choices=("S", "N"), help="what e, j and n count as"
+    )
 
     part = command(demo)
     part.add_argument("directory", metavar="DIR")

@@ -31,6 +31,7 @@ _MARKS = {  # JSON files that this package writes, and keys that each of them ha
     "explanations.json": ("rows", "methods", "checks"),
     "search.json": ("identity", "job"),
     "summary.json": ("record", "n_beats", "heart_rate"),
+    "ec57.json": ("records", "gross", "settings"),
 }
 
 

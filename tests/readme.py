@@ -17,7 +17,7 @@ GROUPS = {
     "data": "dataset mitbih_csv recordings mitbih_records ptbxl demo download inspection",
     "representation": "grids layers spectrograms",
     "models": "blocks signal_models image_models fused_models models presets",
-    "training": "batches metrics saved_models training",
+    "training": "batches metrics ec57 saved_models training",
     "telling": "plots pages report compare",
     "explaining": "keras_graph attribution faithfulness explain",
     "searching": "search_space search_trials search_oracle search",
