@@ -26,7 +26,7 @@ from ecg_keras.beats import BeatContext, BeatPreparation, beat_views
 from ecg_keras.dataset import ECGDataset
 from ecg_keras.layers import model_card
 from ecg_keras.mitbih_csv import cut_beats
-from ecg_keras.recordings import Recording, open_recording
+from ecg_keras.recordings import Recording, choose_leads, open_recording
 from ecg_keras.saved_models import load_model, predict, predict_windows
 from ecg_keras.signals import QUALITY, fibrillation, fill_gaps, r_peaks, signal_quality
 from ecg_keras.storage import atomic_path, check_free, read_json, write_json
@@ -260,27 +260,27 @@ def _choose_leads(source, card, kind, lead, notes):
     """Column numbers of the leads to read, the model's first one first."""
     if lead is not None:
         wanted = [lead] if isinstance(lead, str) else list(lead)
-        columns = [_column(source, name) for name in wanted]
+        columns = choose_leads(source.name, source.leads, wanted)
         if kind == "rows" and len(columns) != len(card["leads"]):
             raise ValueError(_lacks(source, card))
         return columns
     if kind == "rows":
         if len(card["leads"]) == len(source.leads) == 1:
             return [0]
-        columns = [_column(source, name, missing=None) for name in card["leads"]]
+        columns = [_column(source, name) for name in card["leads"]]
         if None in columns:
             raise ValueError(_lacks(source, card))
         return columns
     wanted = (card.get("preparation") or {}).get("lead", "MLII")
     if wanted == "each":
-        named = [_column(source, name, missing=None) for name in _FIRST_LEADS]
+        named = [_column(source, name) for name in _FIRST_LEADS]
         named = list(dict.fromkeys(column for column in named if column is not None))
         rest = [column for column in _best_first(source) if column not in named]
         return (named + rest)[:_MOST_LEADS]
     wanted = [wanted] if isinstance(wanted, str) else list(wanted)
     columns = []
     for name in wanted:
-        column = None if name == "other" else _column(source, name, missing=None)
+        column = None if name == "other" else _column(source, name)
         if column is None or column in columns:
             rest = [column for column in _best_first(source) if column not in columns]
             if not rest:
@@ -304,18 +304,12 @@ def _lacks(source, card):
     )
 
 
-def _column(source, name, missing=ValueError):
-    """Column of a lead by name, any case; "II" and "MLII" are one lead."""
-    bare = [re.sub(r"^(LEAD|ECG)[ _-]*(?=\w)", "", lead.upper()) for lead in source.leads]
-    tries = [str(name).upper()]
-    tries += {"II": ["MLII"], "MLII": ["II"]}.get(tries[0], [])
-    for of in tries:
-        for names in ([lead.upper() for lead in source.leads], bare):
-            if of in names:
-                return names.index(of)
-    if missing is None:
+def _column(source, name):
+    """Column of a lead by name, None where it is not there."""
+    try:
+        return choose_leads(source.name, source.leads, [name])[0]
+    except ValueError:
         return None
-    raise ValueError(f"{source.name}: there is no lead {name!r}; it has {', '.join(source.leads)}.")
 
 
 def _best_first(source):

@@ -27,7 +27,7 @@ from ecg_keras.layers import (
     model_card,
     representation,
 )
-from ecg_keras.recordings import OpenRecording, open_recording
+from ecg_keras.recordings import OpenRecording, choose_leads, open_recording
 from ecg_keras.signals import fill_gaps, resample
 from ecg_keras.storage import atomic_path
 
@@ -175,7 +175,7 @@ def predict_windows(model, recording, columns=None, *, batch_size=256):
             "the model reads single beats; annotate(model, recording) finds them and runs it."
         )
     if columns is None:
-        columns = [recording.column(name) for name in card["leads"]]
+        columns = choose_leads(recording.name, recording.leads, card["leads"])
     length = card["n_samples"] / card["fs"]
     if recording.n_samples < int(length * fs):
         raise ValueError(

@@ -216,7 +216,7 @@ def test_what_cannot_be_read_is_marked_and_not_classified(beat_model):
 
 def test_signals_that_no_electrode_gives_are_not_classified(beat_model):
     patient = simulate_patient(0, duration_s=60, fs=250)
-    found = annotate(beat_model[0], 0.01 * patient.signal, fs=250, leads=patient.leads)
+    found = annotate(beat_model[0], 0.01 * patient.signal, fs=250, leads=patient.leads, unit="mV")
     assert set(found.beats["class"]) <= {UNREAD}
 
 
