@@ -21,6 +21,7 @@ import pathlib
 import re
 import stat
 import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ _SLACK = 512  # bytes that a file may have beyond its samples: some are padded t
 _MV = {"nv": 1e-6, "uv": 1e-3, "mv": 1.0, "v": 1e3}  # millivolts, by unit in small letters
 _UNITS = "'mV', 'uV', 'V', 'nV', or a number: millivolts per unit"
 _LEAST_S, _LONGEST_S = 2, 31 * 86400  # a recording shorter or longer than this is refused
-_HIGHEST_HZ = 100_000  # a higher rate is a damaged header
+_LOWEST_HZ, _HIGHEST_HZ = 20, 100_000  # another rate is a wrong time or a damaged header
 _GAP_S = 7 * 86400  # a longer gap between two rows is a wrong time
 _LARGEST_TEXT = 4 << 30  # bytes of a CSV or Parquet file, which is read as a whole
 _LARGEST_HEADER = 16 << 20  # bytes of a .hea file
@@ -57,7 +58,7 @@ _TIME = re.compile(
     r"([\s_]*(stamp|index|utc|s|sec|seconds|ms|us|ns))?\W*([\[(].*[\])])?\W*$",
     re.IGNORECASE,
 )
-_COUNTER = re.compile(r"^\W*(sample|index|row|n|no|unnamed)\b.*$", re.IGNORECASE)
+_COUNTER = re.compile(r"^\W*((sample|index|row|n|no|unnamed)\b.*)?$", re.IGNORECASE)
 _PER_S = {"s": 1, "ms": 1e3, "us": 1e6, "µs": 1e6, "ns": 1e9}
 
 
@@ -295,7 +296,7 @@ def _agreed_rate(name, fs, known):
 
 def _check_size(name, n_samples, fs):
     """Refuse rates and lengths that no ECG has."""
-    if not 0 < fs <= _HIGHEST_HZ:
+    if not _LOWEST_HZ <= fs <= _HIGHEST_HZ:
         raise ValueError(f"recording {name}: a sampling rate of {fs:g} Hz is not one of an ECG.")
     if n_samples < _LEAST_S * fs:
         raise ValueError(
@@ -325,16 +326,16 @@ def _probe(opened, unit):
         raise ValueError(f"recording {opened.name}: every sample is NaN; nothing was recorded.")
     typical = [np.median(of[np.isfinite(of)]) for of in swings.T if np.isfinite(of).any()]
     largest = float(max(typical))
-    said = "the unit that the file gives or none" if unit is None else f"unit={unit!r}"
+    said = "as the unit of the file or mV" if unit is None else f"by unit={unit!r}"
     if largest > _LARGEST_SWING_MV:
         raise ValueError(
-            f"recording {opened.name}: values swing by {largest:.4g} mV within 2 s, taken in "
+            f"recording {opened.name}: values swing by {largest:.4g} mV within 2 s, taken "
             f"{said}; no ECG does. They are likely microvolts or raw counts: give unit='uV', or "
             "the millivolts of one count, as in unit=1/200."
         )
     if unit is None and 1e-4 < largest < _SMALLEST_SWING_MV:
         raise ValueError(
-            f"recording {opened.name}: values swing by {largest:.2g} mV within 2 s, taken in "
+            f"recording {opened.name}: values swing by {largest:.2g} mV within 2 s, taken "
             f"{said}; that is too small for an ECG. They are likely volts: give unit='V', or "
             "unit='mV' if they are right."
         )
@@ -408,7 +409,12 @@ def _open_wfdb(base, *, fs, leads, unit):
     name, path = base.name, base.with_name(base.name + ".hea")
     _check_regular(path, _LARGEST_HEADER)
     header = _read(wfdb.rdheader, base, ".hea")
-    _check_size(name, (header.sig_len or 0), header.fs or 0)
+    if not header.sig_len or not header.n_sig:
+        raise ValueError(
+            f"record {name}: {path.name} gives {header.n_sig} leads of {header.sig_len} samples; "
+            "both must be above 0."
+        )
+    _check_size(name, header.sig_len, header.fs or 0)
     segments = _segments(wfdb, base, header)
     channels = {}  # of all segments: lead to unit and samples per frame
     for segment in segments:
@@ -562,11 +568,424 @@ def _wfdb_block(segments, leads, ratios, n_frames, unit, start, stop):
 def _stretch(values, ratio, at):
     """Values whose rate is lower by `ratio` at samples `at` of the higher rate."""
     if ratio == 1:
-        return values[at[0] : at[-1] + 1]
+        return values[int(at[0]) : int(at[-1]) + 1]
     return np.interp(at / ratio, np.arange(len(values)), values)
 
 
-_KINDS = {"wfdb": _open_wfdb}
+def _open_csv(path, *, fs, leads, unit):
+    """A text file of numbers: a row per sample, with or without names and times."""
+    _check_regular(path, _LARGEST_TEXT)
+    try:
+        with pd.io.common.get_handle(path, "r", encoding="utf-8-sig", errors="replace") as handles:
+            lines = [line for _, line in zip(range(200), handles.handle)]
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {error}).") from None
+    first, separator, decimal = _layout(path, lines)
+    told = _preamble(lines[:first])
+    names = [of.strip().strip("\"'") for of in lines[first - 1].split(separator)] if first else []
+    rows = lines[first:]
+    if len(names) != len(rows[0].rstrip("\r\n").split(separator)) or told:
+        names = []
+    try:
+        table = pd.read_csv(
+            path,
+            sep=separator if separator is not None else r"\s+",
+            skiprows=first,
+            names=names or None,
+            header=None,
+            decimal=decimal,
+            encoding="utf-8-sig",
+            encoding_errors="replace",
+            skip_blank_lines=True,
+            index_col=False,
+            low_memory=False,
+        )
+    except (ValueError, pd.errors.ParserError) as error:
+        said = str(error).strip().replace("\n", " ")
+        raise ValueError(f"{path}: is no table of numbers ({said}).") from None
+    if "rate" in told and fs is None:
+        fs = told["rate"]
+    if "unit" in told and unit is None:
+        unit = told["unit"]
+    if "lead" in told and leads is None and table.shape[1] == 1:
+        leads = told["lead"]
+    return _open_table(table, path.name.split(".")[0], fs=fs, leads=leads, unit=unit)
+
+
+def _layout(path, lines):
+    """Number of the first line of numbers, the separator (None: spaces) and the decimal sign."""
+    for separator in (",", ";", "\t", None):
+        for decimal in (".", ",") if separator != "," else (".",):
+            good = [_is_row(line, separator, decimal) for line in lines]
+            filled = [line.strip() != "" for line in lines]
+            if True not in good:
+                continue
+            first = good.index(True)
+            of = [a for a, b in zip(good[first:], filled[first:]) if b]
+            if np.mean(of) > 0.9:
+                return first, separator, decimal
+    raise ValueError(
+        f"{path}: is no recording that can be read; expected a WFDB record, a CSV of numbers, "
+        "Parquet or EDF."
+    )
+
+
+def _is_row(line, separator, decimal):
+    """Whether a line holds samples: at least one number, and nothing but numbers and times."""
+    cells = [cell.strip().strip("\"'") for cell in line.rstrip("\r\n").split(separator)]
+    numbers = 0
+    for cell in cells:
+        try:
+            numbers += np.isfinite(float(cell.replace(",", ".") if decimal == "," else cell))
+        except ValueError:
+            if cell and cell.casefold() not in _MISSING and not _CLOCK.search(cell):
+                return False
+    return numbers > 0
+
+
+_MISSING = ("nan", "na", "n/a", "null", "none", "-")
+_CLOCK = re.compile(r"^\W*(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}[T ]*)?\d{1,2}:\d{2}(:\d{2})?")
+
+
+def _preamble(lines):
+    """What lines before the samples tell as "key,value": rate, unit and lead."""
+    told = {}
+    for line in lines:
+        key, _, value = (part.strip().strip("\"'") for part in re.sub("[;:\t]", ",", line, count=1)
+                         .partition(","))  # fmt: skip
+        key, number = key.casefold(), re.match(r"[\d.]+", value)
+        if re.search(r"sampl\w* ?rate|frequency|^fs$", key) and number:
+            told["rate"] = float(number.group())
+        elif key in ("unit", "units") and _is_voltage(value):
+            told["unit"] = value
+        elif key == "lead" and value:
+            told["lead"] = value
+    return told
+
+
+def _open_parquet(path, *, fs, leads, unit):
+    """A Parquet file whose columns are leads, with or without times."""
+    require("pyarrow", "parquet")
+    _check_regular(path, _LARGEST_TEXT)
+    try:
+        table = pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        said = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__}: {said}).") from None
+    return _open_table(table, path.stem, fs=fs, leads=leads, unit=unit)
+
+
+def _open_table(table, name, *, fs, leads, unit):
+    """A DataFrame whose columns are leads; a column, or the index, may be the time."""
+    notes = []
+    if not len(table):
+        raise ValueError(f"recording {name}: the table has no rows.")
+    named = not all(isinstance(of, (int, np.integer)) for of in table.columns)
+    timed = isinstance(table.index, (pd.DatetimeIndex, pd.TimedeltaIndex)) or (
+        _TIME.match(str(table.index.name)) is not None
+    )
+    if timed or (table.index.dtype.kind == "f" and table.index.name is None):
+        index = table.index.name or "time"
+        table = table.reset_index(names=index)
+        table.columns = [index, *table.columns[1:]]
+        time = table.columns[0]
+    else:
+        times = [of for of in table.columns if _TIME.match(str(of))]
+        rising = (of for of in times if _rises(table[of]))
+        time = next(rising, times[0] if times else None)
+        table = table.drop(columns=[of for of in times if of != time])
+    columns = {of: _numbers(table.iloc[:, i]) for i, of in enumerate(table.columns)}
+    if time is None and not named and len(columns) > 1:
+        first = columns[table.columns[0]]
+        steps = np.array([]) if first is None else np.diff(first)
+        if first is None and _moments(table.iloc[:, 0]) is not None:
+            time = table.columns[0]
+        elif len(steps) and (steps > 0).all() and len(steps) > 8:
+            time = table.columns[0]
+            if np.allclose(steps, 1):
+                columns.pop(time)
+                time = None
+                notes.append("The first column counts samples; it is no lead.")
+            else:
+                notes.append("The first column rises at every row: it was taken as the time.")
+    counters = [of for of in columns if named and of != time and _counts(of, columns[of])]
+    signals = {
+        of: column
+        for of, column in columns.items()
+        if of != time and of not in counters and column is not None and np.isfinite(column).any()
+    }
+    empty = [str(of) for of in columns if of != time and of not in signals and of not in counters]
+    if not signals:
+        if any(column is not None and of != time for of, column in columns.items()):
+            raise ValueError(f"recording {name}: every sample is NaN; nothing was recorded.")
+        raise ValueError(
+            f"recording {name}: none of its columns holds numbers; "
+            f"it has {', '.join(str(of) for of in columns)}."
+        )
+    if empty:
+        notes.append(f"Left out, as they hold no numbers: {', '.join(empty)}.")
+    units = {str(of): _unit_in(str(of)) for of in signals}
+    if not named:
+        given = None if leads is None else [leads] if isinstance(leads, str) else list(leads)
+        if given is not None and len(given) != len(signals):
+            raise ValueError(
+                f"recording {name}: leads must name each of its {len(signals)} columns of "
+                f"numbers, got {given}."
+            )
+        several = [f"ECG{i + 1}" for i in range(len(signals))]
+        chosen = tuple(given or (several if len(signals) > 1 else ["ECG"]))
+        columns, its = list(signals.values()), [None] * len(chosen)
+    else:
+        channels = _unique([str(of) for of in signals])
+        told = {of: (units[str(key)] or "mV", 1) for of, key in zip(channels, signals)}
+        chosen, more = _choose_ecg(name, told, leads, unit)
+        notes += more
+        rows = [channels.index(of) for of in chosen]
+        columns = [list(signals.values())[i] for i in rows]
+        its = [units[str(list(signals)[i])] for i in rows]
+    if unit is None and None in its:
+        notes.append("Values were taken as mV.")
+    factors = np.array([_factor(unit if unit is not None else of or "mV") for of in its])
+    x = np.column_stack(columns)
+    x = (x * factors).astype(np.float32)
+    start = None
+    if time is not None:
+        rows, fs, start, more = _times(name, time, table[time], fs)
+        notes += more
+        x = _evened(x, rows)
+    elif fs is None:
+        raise ValueError(
+            f"recording {name}: has no column of times (it has "
+            f"{', '.join(str(of) for of in table.columns)}), so its rate is not known; "
+            "give fs, in Hz."
+        )
+    fs = float(check_positive("fs", fs))
+    _check_size(name, len(x), fs)
+    return OpenRecording(
+        name, fs, chosen, len(x), functools.partial(_slice, x, 1), start, tuple(notes)
+    )
+
+
+def _numbers(column):
+    """A column as float64, or None if it holds something else."""
+    if column.dtype.kind == "b" or column.dtype.kind in "Mm":
+        return None
+    if column.dtype.kind in "fiu":
+        return column.to_numpy(np.float64, na_value=np.nan)
+    found = pd.to_numeric(column, errors="coerce")
+    kept = column.notna() & ~column.astype(str).str.strip().str.casefold().isin(["", *_MISSING])
+    if found[kept].isna().any() or not kept.any():
+        return None
+    return found.to_numpy(np.float64, na_value=np.nan)
+
+
+def _rises(column):
+    """Whether a column's numbers rise at every row."""
+    numbers = _numbers(column)
+    return numbers is not None and bool((np.diff(numbers) > 0).all())
+
+
+def _counts(name, column):
+    """Whether a column with such a name counts the rows."""
+    if column is None or not _COUNTER.match(str(name)):
+        return False
+    return len(column) > 1 and bool((np.diff(column) == 1).all())
+
+
+def _unit_in(name):
+    """The unit that a column's name ends with, as in "ecg [uV]" or "II_mV", or None."""
+    found = re.search(r"(?:[\[(]\s*|[\s_])([nuµμm]?[vV])\s*[\])]?$", name)
+    return found.group(1) if found and found.group(1) not in ("V", "v") or (
+        found and re.search(r"[\[(]", name)) else None  # fmt: skip
+
+
+def _moments(column):
+    """A column of dates and times, or of times of day, as datetime64[ns]; None if it is neither."""
+    if column.dtype.kind == "M" or isinstance(column.dtype, pd.DatetimeTZDtype):
+        return column
+    if column.dtype.kind in "fiub":
+        return None
+    texts = column.astype(str).str.strip().str.strip("'[]\"")
+    for convert in (
+        lambda of: pd.to_datetime(of, format="ISO8601"),
+        lambda of: pd.Timestamp(1970, 1, 1) + pd.to_timedelta(of),
+        lambda of: pd.to_datetime(of, format="mixed", dayfirst=True),
+    ):
+        try:
+            return convert(texts)
+        except (ValueError, TypeError, OverflowError):
+            continue
+    return None
+
+
+def _times(name, label, column, fs):
+    """Times of rows to the place of each on an even grid, the rate, the start and notes."""
+    start, moments = None, None
+    if column.dtype.kind == "m":
+        t = column.to_numpy().astype("timedelta64[ns]").astype(np.float64) / 1e9
+    elif (numbers := _numbers(column)) is not None:
+        t, start = _seconds(str(label), numbers)
+    elif (moments := _moments(column)) is not None:
+        if moments.isna().any():
+            raise ValueError(f"recording {name}: some times in column {label} are missing.")
+        start = moments.iloc[0].to_pydatetime(warn=False)
+        t = (moments - moments.iloc[0]).dt.total_seconds().to_numpy(np.float64)
+        start = start if start.year > 1970 else None  # a time of day without a date
+    else:
+        raise ValueError(
+            f"recording {name}: column {label} is not a time; it starts with {column.iloc[0]!r}."
+        )
+    if not np.isfinite(t).all():
+        raise ValueError(
+            f"recording {name}: the time in column {label} is missing in "
+            f"{int((~np.isfinite(t)).sum())} rows."
+        )
+    steps = np.diff(t)
+    if not len(steps) or (steps <= 0).any():
+        row = int((steps <= 0).argmax()) + 1 if len(steps) else 0
+        if fs is None or (steps < 0).any():
+            what = "goes back" if len(steps) and (steps < 0).any() else "does not rise"
+            raise ValueError(
+                f"recording {name}: the time in column {label} {what} at row {row}; "
+                "sort the rows, or leave the column out and give fs, in Hz."
+            )
+        note = f"Times in column {label} repeat, so fs was used and gaps were not looked for."
+        return np.arange(len(t), dtype=np.float64), fs, start, [note]
+    usual = np.median(steps)
+    gaps = steps > max(1.6 * usual, np.quantile(steps, 0.98) * 1.2 if len(steps) > 50 else 0)
+    step = steps[~gaps].mean()
+    gaps = steps > 1.6 * step if np.ptp(steps[~gaps]) < 1.5 * step else gaps
+    step = steps[~gaps].mean()
+    known = 1 / step
+    if known < _LOWEST_HZ:
+        raise ValueError(
+            f"recording {name}: times in column {label} rise by {step:g} s a row, which is "
+            f"{known:.3g} Hz and not the rate of an ECG; if they are milliseconds, name the "
+            "column time_ms."
+        )
+    known = round(known) if abs(known / round(known or 1) - 1) < 5e-4 else known
+    fs = float(known) if fs is None else float(check_positive("fs", fs))
+    _agreed_rate(name, fs, known)
+    if steps.max() > _GAP_S:
+        raise ValueError(
+            f"recording {name}: the time in column {label} jumps by {steps.max():.4g} s at row "
+            f"{int(steps.argmax()) + 1}; such a gap is a wrong time."
+        )
+    notes, rows, at = [], np.empty(len(t)), 0.0
+    bounds = [0, *(np.flatnonzero(gaps) + 1), len(t)]
+    uneven = False
+    for a, b in zip(bounds, bounds[1:]):
+        begin = max((t[a] - t[0]) * fs, at)
+        even = round(begin) + np.arange(b - a)
+        off = (t[a:b] - t[a]) * known - np.arange(b - a)
+        if np.ptp(off) > 2:  # samples from where an even grid has them
+            uneven = True
+            rows[a:b] = round(begin) + (t[a:b] - t[a]) * fs
+        else:
+            rows[a:b] = even
+        at = np.ceil(rows[b - 1]) + 1
+    if gaps.any():
+        missing = float(steps[gaps].sum() - gaps.sum() * step)
+        notes.append(f"{int(gaps.sum())} gaps, {missing:.4g} s together, are NaN.")
+    if uneven:
+        notes.append(
+            f"Steps of the time are uneven ({1e3 * steps[~gaps].min():.3g} to "
+            f"{1e3 * steps[~gaps].max():.3g} ms); samples were put on an even grid by straight "
+            "lines."
+        )
+    notes.append(f"Rate found from the times in column {label}: {fs:.6g} Hz.")
+    return rows, fs, start, notes
+
+
+def _seconds(label, numbers):
+    """Numbers of a time column to seconds, and the start where they count from 1970."""
+    unit = re.search(r"(?:[\[(_\s]\s*|^)(ns|us|µs|ms|s|millis)\w*\s*[\])]?$", label.casefold())
+    size = np.nanmax(np.abs(numbers))
+    per_s = None
+    if unit:
+        per_s = _PER_S[unit.group(1).replace("millis", "ms")]
+    elif size > 1e8:  # since 1970, in the unit that makes it a year of ours
+        per_s = next((of for of in (1, 1e3, 1e6, 1e9) if size / of < 1e10), 1e9)
+    per_s = per_s or 1
+    start = None
+    if 3e8 < numbers[0] / per_s < 1e10:
+        start = datetime.datetime.fromtimestamp(numbers[0] / per_s, datetime.UTC)
+    return (numbers - numbers[0]) / per_s, start
+
+
+def _evened(x, rows):
+    """Rows of a table put at their places on an even grid, NaN between those far apart."""
+    whole = np.round(rows).astype(np.int64)
+    n = int(whole[-1]) + 1
+    if (rows == whole).all() and n == len(x):
+        return x
+    y = np.full((n, x.shape[1]), np.nan, np.float32)
+    if (rows == whole).all():
+        y[whole] = x
+        return y
+    grid = np.arange(n)
+    right = np.clip(np.searchsorted(rows, grid), 1, len(rows) - 1)
+    width = rows[right] - rows[right - 1]
+    near = np.minimum(np.abs(rows[right] - grid), np.abs(rows[right - 1] - grid))
+    for column, values in zip(y.T, x.T):
+        column[:] = np.interp(grid, rows, values)
+    y[(width > 3) & (near > 1)] = np.nan
+    return y
+
+
+def _open_edf(path, *, fs, leads, unit):
+    """An EDF, EDF+ or BDF file."""
+    pyedflib = require("pyedflib", "edf")
+    _check_regular(path)
+    try:
+        with pyedflib.EdfReader(str(path), annotations_mode=pyedflib.DO_NOT_READ_ANNOTATIONS) as of:
+            labels, rates = of.getSignalLabels(), of.getSampleFrequencies()
+            units = [of.getPhysicalDimension(i).strip() for i in range(len(labels))]
+            lengths = of.getNSamples()
+            start = of.getStartdatetime()
+            flat = [
+                of.getPhysicalMaximum(i) == of.getPhysicalMinimum(i) for i in range(len(labels))
+            ]
+    except (OSError, ValueError, TypeError, UnicodeError, IndexError) as error:
+        said = " ".join(str(error).replace(str(path), "").split()).strip(": ")
+        raise ValueError(f"{path}: cannot be read as EDF ({said}).") from None
+    labels = _unique([label.strip() or f"channel {i + 1}" for i, label in enumerate(labels)])
+    channels = {
+        label: (units[i] or "mV", float(rates[i]))
+        for i, label in enumerate(labels)
+        if "annotations" not in label.casefold() and rates[i] > 0
+    }
+    if not channels:
+        raise ValueError(f"{path}: holds no signals.")
+    chosen, notes = _choose_ecg(path.stem, channels, leads, unit)
+    rows = [labels.index(lead) for lead in chosen]
+    if any(flat[i] for i in rows):
+        raise ValueError(f"{path}: the header gives a lead the same smallest and largest value.")
+    rate = _agreed_rate(path.stem, fs, max(channels[lead][1] for lead in chosen))
+    if len({channels[lead][1] for lead in chosen}) > 1:
+        notes.append("Leads of a lower rate were brought to the highest by straight lines.")
+    n_samples = min(int(lengths[i] * rate / rates[i]) for i in rows)
+    _check_size(path.stem, n_samples, rate)
+    factors = [_factor(unit if unit is not None else channels[lead][0]) for lead in chosen]
+    ratios = [rate / channels[lead][1] for lead in chosen]
+    blocks = functools.partial(_edf_block, path, rows, factors, ratios, [lengths[i] for i in rows])
+    return OpenRecording(path.stem, rate, chosen, n_samples, blocks, start, tuple(notes))
+
+
+def _edf_block(path, rows, factors, ratios, lengths, start, stop):
+    """Samples `start` to `stop` of an EDF file, (stop - start, leads), in mV."""
+    pyedflib = require("pyedflib", "edf")
+    columns, at = [], np.arange(start, stop)
+    with pyedflib.EdfReader(str(path), annotations_mode=pyedflib.DO_NOT_READ_ANNOTATIONS) as of:
+        for row, factor, ratio, length in zip(rows, factors, ratios, lengths):
+            first = int(start / ratio)
+            last = min(int(np.ceil((stop - 1) / ratio)) + 1, int(length))
+            values = of.readSignal(row, first, last - first) * factor
+            columns.append(_stretch(values, ratio, at - first * ratio))
+    return np.stack(columns, axis=1)
+
+
+_KINDS = {"wfdb": _open_wfdb, "csv": _open_csv, "parquet": _open_parquet, "edf": _open_edf}
 _ENDINGS = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -749,8 +1168,9 @@ def _check_files(base, header):
         )
     for file in dict.fromkeys(header.file_name):
         path = base.with_name(file)
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(f"record {name}: {file} is missing in {base.parent}.")
+        _check_regular(path)
         rows = [i for i, other in enumerate(header.file_name) if other == file]
         if not all(header.fmt[i] in _BYTES for i in rows):
             continue  # a compressed format has no size to check
