@@ -10,6 +10,7 @@ other side says that the signal cannot be read. Times are samples at the record'
 in 0..1 in tables and JSON, in percent in texts and pages. A share of nothing is NaN, printed ``-``.
 """
 
+import bisect
 import pathlib
 import re
 import struct
@@ -21,8 +22,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from ecg_keras import pages
-from ecg_keras._checks import CallableModule, check_option, check_positive, require
+from ecg_keras._checks import CallableModule, check_option, check_positive
 from ecg_keras.beats import AAMI
+from ecg_keras.recordings import open_recording
 from ecg_keras.storage import atomic_path, check_free, write_json, write_text
 
 _NEVER = 2**63 - 1  # a time after every other
@@ -35,7 +37,8 @@ _CELLS = [  # of the matrix: reference in rows, found in columns
 _RUN_CELLS = "CTs CFN CTp CFP STs SFN STp SFP LTs LFN LTp LFP".split()
 _RUN_SHARES = "couplet_se couplet_pp short_se short_pp long_se long_pp".split()
 _BEAT_SHARES = "q_se q_pp v_se v_pp s_se s_pp".split()
-_STRIP_S = 4.0  # seconds of one strip
+_STRIP_S = 3.5  # seconds of one strip: three stand side by side on a page
+_MOST_LEADS = 2  # of a strip
 _STRIP_FS = 125.0  # points per second drawn, about
 _PAGE_BYTES = 2_800_000  # of strips on a page
 _LISTED = 500  # rows of a table of disagreements
@@ -294,7 +297,7 @@ class _Record:
     shutdown_s: int
     runs: dict  # kind to two matrices
     mismatches: list  # (sample, reference class, found class)
-    labels: tuple  # the two sides' (sample, symbol, class) of beats
+    labels: tuple  # of the two sides: lists of (sample, class) of the beats, rising
     notes: tuple
 
 
@@ -428,6 +431,8 @@ def _read_annotations(file):
         data = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({error.strerror}).") from error
+    if data and data.isascii() and b"\0" not in data:
+        raise ValueError(f"{file} cannot be read: it is text, and no WFDB annotation file.")
     words = struct.unpack(f"<{len(data) // 2}H", data[: len(data) // 2 * 2])
     items, fs, time, place, ended = [], None, 0, 0, False
     while place < len(words):
@@ -512,7 +517,7 @@ def _compare(name, reference, found, fs, settings):
         *sides, classes, rate, start, stop, window
     )
     labels = tuple(
-        [(time, symbol, classes[symbol]) for time, symbol, *_ in side if symbol in classes]
+        sorted((time, classes[symbol]) for time, symbol, *_ in side if symbol in classes)
         for side in sides
     )
     runs = _run_by_run(*sides, classes, start, stop, window)
@@ -1422,7 +1427,7 @@ def _mismatches_page(result, references, most):
     ranked = sorted(result.records, key=lambda one: -len(one.mismatches))
     ranked = [one for one in ranked if one.mismatches]
     groups = {one.name: _grouped(one) for one in ranked}
-    signals = {one.name: _signal_of(references[one.name]) for one in ranked}
+    signals = {one.name: _signal_of(references[one.name], one) for one in ranked}
     quota = _quotas({name: len(found) for name, found in groups.items() if signals[name]}, most)
     room, listed, sections, shown, strips = _PAGE_BYTES, _LISTED, [], 0, 0
     for one in ranked:
@@ -1431,7 +1436,9 @@ def _mismatches_page(result, references, most):
         chosen = np.unique(np.linspace(0, len(wanted) - 1, quota.get(one.name, 0)).astype(int))
         for group in (wanted[i] for i in chosen):
             strip = _strip(one, signals[one.name], group)
-            if strip is None or len(strip) > room:
+            if strip is None:
+                continue  # after the end of the signal
+            if len(strip) > room:
                 break
             room -= len(strip)
             body.append(strip)
@@ -1497,87 +1504,62 @@ def _quotas(wanted, most):
     return quota
 
 
-def _signal_of(side):
-    """What reads a stretch of a record, as lead names and mV, or None where there is no signal."""
+def _signal_of(side, one):
+    """What reads a record's signal beside its annotations, or None where there is none."""
     if side.path is None or not side.path.with_name(f"{side.path.name}.hea").is_file():
         return None
-    base = str(side.path)
     try:
-        wfdb = require("wfdb", "wfdb")
-        n_leads = wfdb.rdheader(base).n_sig
-        wfdb.rdrecord(base, sampto=1)
-    except (ImportError, ValueError, IndexError, TypeError, KeyError, OSError, AttributeError):
-        return None  # all seen on damaged files
-
-    def read(first, last):
-        leads = list(range(min(n_leads, 2)))
-        record = wfdb.rdrecord(base, sampfrom=first, sampto=last, channels=leads)
-        scale = [{"uv": 1e-3, "v": 1e3}.get(unit.lower(), 1.0) for unit in record.units]
-        return record.sig_name, record.p_signal * scale
-
-    return read
+        opened = open_recording(side.path)
+    except (ValueError, ImportError):
+        return None  # a page without strips is better than none
+    return opened if opened.fs == one.fs else None
 
 
-def _strip(one, read, group):
-    """Four seconds around disagreements as a drawing: 25 mm/s, in units of 0.1 mm."""
-    fs = one.fs
-    first = int((group[0][0] + group[-1][0]) / 2 - _STRIP_S / 2 * fs)
-    first = max(0, min(first, (one.n_samples or sys.maxsize) - int(_STRIP_S * fs)))
-    last = min(first + int(_STRIP_S * fs), one.n_samples or sys.maxsize)
+def _strip(one, recording, group):
+    """The ECG around a group of disagreements as a drawing, in units of 0.1 mm at 25 mm/s."""
+    fs, length = one.fs, int(_STRIP_S * one.fs)
+    middle = (group[0][0] + group[-1][0]) // 2
+    first = max(0, min(middle - length // 2, recording.n_samples - length))
+    last = min(first + length, recording.n_samples)
     if group[0][0] >= last:
-        return None  # beyond the signal
-    leads, signal = read(first, last)
+        return None
+    signal = recording.read(first, last)[:, :_MOST_LEADS]
     step = max(1, round(fs / _STRIP_FS))
 
     def place(sample):
         return round((sample - first) / fs * 250)
 
-    parts, top = [], 70
-    for name, values in zip(leads, signal.T):
-        parts.append(_curve(name, values[::step], step / fs * 250, top))
-        top = parts[-1][1]
-    height = top + 70
-    marks = []
-    for sample in sorted({sample for sample, *_ in group}):
-        marks.append(f'<path class="gap" d="M{place(sample)} 0V{height}"/>')
-    wrong = [{sample for sample, a, b in group if (a, b)[i] not in "OX"} for i in (0, 1)]
-    wrong[1] |= {
-        near
-        for sample, a, b in group
-        if a not in "OX" and b not in "OX"
-        for near in _nearest(one.labels[1], sample)
-    }
-    for i, (labels, y, tick) in enumerate(
-        ((one.labels[0], 42, "M{} 50v18"), (one.labels[1], height - 18, f"M{{}} {height - 50}v-18"))
-    ):
-        for sample, _, label in labels:
-            if first <= sample < last:
-                x = place(sample)
-                kind = ' class="off"' if sample in wrong[i] else ""
-                text = label.lower() if i else label
-                marks.append(f'<path{kind} d="{tick.format(x)}"/>')
-                marks.append(f'<text{kind} x="{x}" y="{y}">{text}</text>')
-    for sample, a, b in group:
-        for i, label in enumerate((a, b)):
-            if label in "OX":
-                y = height - 18 if i else 42
-                marks.append(
-                    f'<text class="off" x="{place(sample)}" y="{y}">{label.lower()}</text>'
-                )
+    curves, bottom = [], 70
+    for name, values in zip(recording.leads, signal.T):
+        curve, bottom = _curve(name, values[::step], step / fs * 250, bottom)
+        curves.append(curve)
+    height, width = bottom + 70, round(_STRIP_S * 250)
+    rows = ((42, "v18", 50), (height - 18, "v-18", height - 50))  # of letters; their ticks
+    marks = [
+        f'<path class="gap" d="M{place(sample)} 0V{height}"/>'
+        for sample in sorted({sample for sample, *_ in group})
+    ]
+    for side, (y, tick, from_y) in enumerate(rows):
+        labels = one.labels[side]
+        here = labels[bisect.bisect_left(labels, (first,)) : bisect.bisect_left(labels, (last,))]
+        off = set()  # samples of this side's beats that the other side has otherwise
+        for sample, *pair in group:
+            if pair[side] in "OX":
+                letter = pair[side].lower()
+                marks.append(f'<text class="off" x="{place(sample)}" y="{y}">{letter}</text>')
+            elif here:
+                off.add(min(here, key=lambda label: abs(label[0] - sample))[0])
+        for sample, label in here:
+            x, kind = place(sample), ' class="off"' if sample in off else ""
+            letter = label.lower() if side else label
+            marks.append(f'<path{kind} d="M{x} {from_y}{tick}"/>')
+            marks.append(f'<text{kind} x="{x}" y="{y}">{letter}</text>')
     told = ", ".join(f"{_clock(sample / fs)} {a}{b.lower()}" for sample, a, b in group)
-    drawn = "".join(curve for curve, _ in parts)
     return Markup(
-        '<figure><svg viewBox="0 0 1000 {}" role="img" aria-label="{}">'
-        '<rect width="1000" height="{}" fill="url(#paper)"/>{}</svg>'
+        '<figure><svg viewBox="0 0 {} {}" role="img" aria-label="{}">'
+        '<rect width="100%" height="100%" fill="url(#paper)"/>{}</svg>'
         "<figcaption>{}</figcaption></figure>"
-    ).format(height, f"{one.name}: {told}", height, Markup("".join(marks) + drawn), told)
-
-
-def _nearest(labels, sample):
-    """Time of the label nearest to a sample, as a set of one, or of none."""
-    return (
-        {min((time for time, *_ in labels), key=lambda time: abs(time - sample))} if labels else ()
-    )
+    ).format(width, height, f"{one.name}: {told}", Markup("".join(marks + curves)), told)
 
 
 def _curve(name, values, step, top):
