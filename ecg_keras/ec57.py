@@ -125,7 +125,15 @@ def ec57(
         "escape_beats": escape_beats,
     }
     pairs, missing, names = _pairs(reference, found, reference_extension, found_extension, records)
-    compared = [_compare(name, a, b, fs, settings) for name, a, b in pairs]
+    compared = []
+    for name, a, b in pairs:
+        one = _compare(name, a, b, fs, settings)
+        if isinstance(one, str):
+            missing.append((name, one))
+        else:
+            compared.append(one)
+    if not compared:
+        raise ValueError(f"no record is compared: {missing[-1][0]} {missing[-1][1]}.")
     result = Comparison(tuple(compared), tuple(missing), names, settings)
     if out_dir is not None:
         _write(result, pathlib.Path(out_dir), {name: a for name, a, _ in pairs}, strips)
@@ -137,7 +145,7 @@ class Comparison:
     """What a comparison found, record by record, gross and on average.
 
     `missing` are pairs of a record that was not compared and the reason; `annotators` the names of
-    the two sides; `settings` the keywords.
+    the two sides; `settings` the keywords; `records` what the tables are made of.
     """
 
     records: tuple = field(repr=False)
@@ -221,8 +229,8 @@ class Comparison:
         As for the standard's program, SVEB positive predictivity counts F called S as no error
         here, though it counts in each record.
         """
-        total = {name: sum(line[name] for line in map(_lined, self.records)) for name in _LINED}
-        shares = dict(zip(_BEAT_SHARES, (_share(*pair) for pair in _lined_shares(total))))
+        shares = [_share(*pair) for pair in _lined_shares(_summed(self))]
+        shares = dict(zip(_BEAT_SHARES, shares))
         for kind in "VS":
             counts = self._run_sums(kind)
             for name, pair in zip(_RUN_SHARES, _run_shares(counts)):
@@ -274,6 +282,18 @@ class Comparison:
         check_option("record", record, by_name)
         show = _bxb_text if program == "bxb" else _rxr_text
         return show(by_name[record], *self.annotators)
+
+    @property
+    def notes(self):
+        """What a reader must know beside the figures: records left out, files that end early."""
+        notes = [note for one in self.records for note in one.notes]
+        lacking = {}
+        for name, why in self.missing:
+            lacking.setdefault(why, []).append(name)
+        return notes + [
+            f"Not compared, {why}: {', '.join(names)} ({len(names)})."
+            for why, names in lacking.items()
+        ]
 
     def _run_sums(self, kind):
         """Counts of runs of a kind over all records, as a dict."""
@@ -495,7 +515,7 @@ def _header(*sides):
 
 
 def _compare(name, reference, found, fs, settings):
-    """One record's two sides to a `_Record`."""
+    """One record's two sides to a `_Record`, or to the reason why they are not compared."""
     rate, n_samples = _header(reference, found)
     rate = rate or reference.fs or fs or found.fs
     if rate is None:
@@ -507,10 +527,7 @@ def _compare(name, reference, found, fs, settings):
     stop_s = settings["stop_s"]
     stop = (n_samples or -1) if stop_s is None else _samples(stop_s, rate)
     if 0 < stop < start:
-        raise ValueError(
-            f"record {name} ends after {stop / rate:.0f} s, before the comparison starts "
-            f"({settings['start_s']:g} s); give a smaller start_s."
-        )
+        return f"ends before the comparison starts ({settings['start_s']:g} s)"
     classes = _classes(settings["escape_beats"])
     sides = [_at_rate(side, rate) for side in (reference, found)]
     cells, rr_rms, shutdown_s, mismatches = _beat_by_beat(
@@ -521,9 +538,9 @@ def _compare(name, reference, found, fs, settings):
         for side in sides
     )
     runs = _run_by_run(*sides, classes, start, stop, window)
-    notes = tuple(f"record {name}: {note}" for side in (reference, found) for note in side.notes)
+    notes = tuple(f"Record {name}: {note}." for side in (reference, found) for note in side.notes)
     if len(runs) < 2:
-        notes += (f"record {name}: a side has no annotation after the start; no figures of runs",)
+        notes += (f"Record {name}: a side has no annotation after the start; no figures of runs.",)
     return _Record(
         name, rate, n_samples, cells, rr_rms, shutdown_s, runs, mismatches, labels, notes
     )
@@ -956,6 +973,12 @@ def _lined(one):
     }
 
 
+def _summed(result):
+    """Counts by column over all records."""
+    lines = [_lined(one) for one in result.records]
+    return {name: sum(line[name] for line in lines) for name in _LINED}
+
+
 def _lined_shares(line):
     """A line's counts, or their sums, to (part, whole) of each share, as ``sumstats`` has them."""
 
@@ -1054,8 +1077,7 @@ def _beats_line(one):
 
 def _beats_below(result):
     """Sum, gross and average of lines of beats."""
-    lines = [_lined(one) for one in result.records]
-    total = {name: sum(line[name] for line in lines) for name in _LINED}
+    lines, total = [_lined(one) for one in result.records], _summed(result)
     widths = [6, *(width for _, width in list(_LINED.values())[1:])]
     counts = " ".join(f"{count:{width}d}" for count, width in zip(total.values(), widths))
     pairs = [_lined_shares(line) for line in lines]
@@ -1254,35 +1276,19 @@ def _write(result, out_dir, references, strips):
             "gross": result.gross,
             "average": result.average,
             "missing": result.missing,
-            "notes": _notes(result),
+            "notes": result.notes,
         },
     )
 
 
-def _notes(result):
-    """What a reader must know beside the figures."""
-    notes = [note for one in result.records for note in one.notes]
-    lacking = {}
-    for name, why in result.missing:
-        lacking.setdefault(why, []).append(name)
-    return notes + [
-        f"Not compared, {why}: {', '.join(names)} ({len(names)})." for why, names in lacking.items()
-    ]
-
-
 def _cards(result):
     """The gross figures as cards."""
-    gross, total = result.gross, {}
-    for one in result.records:
-        for name, pair in _beat_shares(one.cells).items():
-            part, whole = total.get(name, (0, 0))
-            total[name] = (part + pair[0], whole + pair[1])
-    cards = []
+    gross, cards = result.gross, []
+    wholes = dict(zip(_BEAT_SHARES, (whole for _, whole in _lined_shares(_summed(result)))))
     for key, name in (("q", "QRS"), ("v", "VEB"), ("s", "SVEB")):
         for end, what in (("se", "sensitivity"), ("pp", "positive predictivity")):
             share = f"{key}_{end}"
-            whole = total[share][1]
-            below = f"of {whole:,} {'in the reference' if end == 'se' else 'found'}"
+            below = f"of {wholes[share]:,} {'in the reference' if end == 'se' else 'found'}"
             cards.append((_shown(gross[share]), f"{name} {what}, gross", below, False))
     return pages.cards(cards)
 
@@ -1413,7 +1419,7 @@ def _page(result):
             ("records", "Each record, as the programs print it", details),
         ],
         lead=_cards(result)
-        + pages.notes(_notes(result))
+        + pages.notes(result.notes)
         + pages.paragraph(rules, quiet=True)
         + Markup(linked),
     )

@@ -238,7 +238,7 @@ def test_nothing_found_has_no_figures_where_they_mean_nothing():
     assert result.text("runs_v").endswith("Summary of results from 0 records\n")
     average = result.text("beats").splitlines()[5]
     assert average.split() == ["Average", "0.00", "-", "0.00", "-", "-", "-", "-"]
-    assert "no figures of runs" in result.records[0].notes[0]
+    assert "no figures of runs" in result.notes[0]
     both = compared([], [], stop_s=10)
     assert cells(both) == {} and np.isnan(both.gross["q_se"])
 
@@ -273,7 +273,7 @@ def test_a_file_without_its_end_mark_loses_its_last_annotation_as_in_wfdb(tmp_pa
     write_annotations(tmp_path / "r.atr", ref, fs=250)
     write_annotations(tmp_path / "r.ecg", ref, fs=250, ended=False)
     result = ec57(tmp_path, tmp_path, start_s=0)
-    assert cells(result) == {"Nn": 3, "No": 1} and "no end mark" in result.records[0].notes[0]
+    assert cells(result) == {"Nn": 3, "No": 1} and "no end mark" in result.notes[0]
 
 
 def test_annotations_are_read_as_wfdb_reads_them(tmp_path):
@@ -373,6 +373,7 @@ def test_records_on_one_side_only_are_listed():
     result = ec57({"a": one, "b": one}, {"a": one, "c": one}, start_s=0)
     assert result.beats["record"].tolist() == ["a"]
     assert result.missing == (("b", "no found annotations"), ("c", "no reference annotations"))
+    assert "no found annotations: b (1)" in result.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -387,7 +388,7 @@ def test_records_on_one_side_only_are_listed():
         (lambda f: (f / "found" / "r.ecg").write_bytes(b"\0\xe0" * 9), "in MIT format"),
         (
             lambda f: (f / "ref" / "r.hea").write_text(HEADER.format("r", 250, 900)),
-            "give a smaller",
+            "ends before",
         ),
     ],
 )
