@@ -419,7 +419,9 @@ def _open_wfdb(base, *, fs, leads, unit):
     channels = {}  # of all segments: lead to unit and samples per frame
     for segment in segments:
         _check_files(segment.base, segment.header)
-        for lead, its_unit, ratio, gain in _channels(segment.header):
+        uncalibrated = _zero_gains(segment.base)
+        for i, (lead, its_unit, ratio, gain) in enumerate(_channels(segment.header)):
+            gain = 0.0 if i in uncalibrated else gain
             if not np.isfinite(gain) or gain <= 0:
                 raise ValueError(
                     f"record {segment.base.name}: the header gives lead {lead} a gain of {gain:g}; "
@@ -469,6 +471,18 @@ def _segments(wfdb, base, header):
     if not segments:
         raise ValueError(f"record {base.name}: none of its segments was recorded.")
     return segments
+
+
+def _zero_gains(base):
+    """Rows of the channels whose gain a header gives as 0, which wfdb reads as 200."""
+    text = base.with_name(base.name + ".hea").read_text(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")][1:]
+    fields = [line.split() for line in lines]
+    return {
+        i
+        for i, of in enumerate(fields)
+        if len(of) > 2 and re.match(r"-?0*\.?0*(e[+-]?\d+)?([(/]|$)", of[2]) and "0" in of[2]
+    }
 
 
 def _channels(header):
