@@ -64,10 +64,11 @@ def ec57(
     Parameters
     ----------
     reference, found : path, (samples, symbols, fs), annotation object, or dict of those by record
-        A folder holds annotation files; records present in both are compared, the others listed. A
-        file is ``DIR/100.atr``, or ``DIR/100`` with the extension below. Arrays are sample numbers,
-        PhysioNet's symbols and Hz; an object has attributes `sample`, `symbol` and `fs`, and may
-        have `subtype` and `aux_note`, as ``wfdb.rdann`` gives it.
+        A folder holds annotation files, or folders of them where it holds none; records present in
+        both are compared, the others listed. A file is ``DIR/100.atr``, or ``DIR/100`` with the extension below. Arrays are sample numbers,
+        PhysioNet's symbols and Hz (None: the other side's); an object has attributes `sample`,
+        `symbol` and `fs`, and may have `subtype` and `aux_note`, as ``wfdb.rdann`` gives it. The
+        found side is brought to the reference's rate.
     reference_extension, found_extension : str, default "atr" and "ecg"
         Of annotation files.
     records : sequence of str, optional
@@ -377,7 +378,8 @@ def _side(side, extension, what):
         return None, _opened(side, what)
     path = pathlib.Path(side)
     if path.is_dir():
-        return {file.stem: file for file in sorted(path.glob(f"*.{extension}")) if file.is_file()}
+        files = sorted(path.glob(f"*.{extension}")) or sorted(path.glob(f"*/*.{extension}"))
+        return {file.stem: file for file in files if file.is_file()}
     file = path if path.is_file() else path.with_name(f"{path.name}.{extension}")
     if not file.is_file():
         raise ValueError(f"{what}: there is no folder {path} and no annotation file {file}.")
@@ -451,7 +453,7 @@ def _read_annotations(file):
         data = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({error.strerror}).") from error
-    if data and data.isascii() and b"\0" not in data:
+    if re.fullmatch(rb"[\t\r\n -~]+", data):
         raise ValueError(f"{file} cannot be read: it is text, and no WFDB annotation file.")
     words = struct.unpack(f"<{len(data) // 2}H", data[: len(data) // 2 * 2])
     items, fs, time, place, ended = [], None, 0, 0, False

@@ -153,6 +153,10 @@ def test_shutdowns_make_class_x_and_are_timed():
     assert found.shutdowns.iloc[0][["n_N", "seconds"]].tolist() == [8, 5]  # 4.8 s
     assert "  37.50  37.50      -" in found.text("shutdowns")
     assert cells(compared(sorted(kept + gone), beats)) == {"Nn": 5, "Xn": 3}
+    ectopic = [(time, "A" if time == 2000 else symbol) for time, symbol in beats]
+    lines = compared(ectopic, sorted(kept + gone)).record_text("record").splitlines()
+    assert "  Beats missed in shutdown:  25.00% (2/8)" in lines  # the program leaves S out here
+    assert "      S missed in shutdown: 100.00% (1/1)" in lines
     half = [(1400, "~", 0x10, ""), (2600, "~", 0, "")]  # one of two signals
     assert cells(compared(beats, sorted(kept + half))) == {"Nn": 5, "No": 3}
 
@@ -184,6 +188,8 @@ def test_f_and_q_called_v_are_no_false_vebs():
     assert (row["v_se"], row["v_pp"]) == (1 / 2, 1)
     assert (row["s_se"], row["s_pp"]) == (1, 1 / 2)  # F called S is false, Q called S is not
     assert compared(ref, new).gross["s_pp"] == 1  # as sumstats has it
+    line = compared(ref, new).text("beats", summed=False).splitlines()
+    assert dict(zip(line[0].split(), line[1].split()))["Fs'"] == "2"  # F and Q together
 
 
 @pytest.mark.parametrize("escape, expected", [("S", {"Nn": 3, "Sn": 3}), ("N", {"Nn": 6})])
@@ -257,6 +263,16 @@ def test_the_end_is_the_header_s_or_that_of_either_side(tmp_path):
     assert cells(open_end) == {"Nn": 4, "No": 4}
 
 
+def test_files_may_lie_in_folders_of_their_own(tmp_path):
+    ref, new = tmp_path / "ref", tmp_path / "found"
+    for name in "ab":
+        (new / name).mkdir(parents=True)
+        ref.mkdir(exist_ok=True)
+        for file in (ref / f"{name}.atr", new / name / f"{name}.ecg"):
+            write_annotations(file, [(500, "N"), (1000, "N")], fs=250)
+    assert ec57(ref, new, start_s=0).beats["Nn"].tolist() == [2, 2]
+
+
 def test_files_of_another_rate_are_brought_to_the_record_s(tmp_path):
     write_annotations(tmp_path / "r.atr", [(100, "N"), (365, "V"), (700, "N")])
     write_annotations(tmp_path / "r.ecg", [(72, "N"), (263, "V"), (504, "N")], fs=180)
@@ -264,8 +280,8 @@ def test_files_of_another_rate_are_brought_to_the_record_s(tmp_path):
     result = ec57(tmp_path, tmp_path, start_s=0)
     # 263 / 180 s are 365.28 samples, which are 365
     assert cells(result) == {"Nn": 2, "Vv": 1} and result.beats["rr_rms_ms"][0] == 0
-    arrays = [([1000, 2001], ["N", "N"], 250), ([500, 1001], ["N", "N"], 125)]
-    assert ec57(*arrays, start_s=0).beats["rr_rms_ms"][0] == 4  # 1001 / 125 s are sample 2002
+    arrays = [([1000, 2001], ["N", "N"], 250), ([2000, 4001], ["N", "N"], 500)]
+    assert ec57(*arrays, start_s=0).beats["rr_rms_ms"][0] == 0  # 2000.5 is 2001
 
 
 def test_a_file_without_its_end_mark_loses_its_last_annotation_as_in_wfdb(tmp_path):
