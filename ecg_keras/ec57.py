@@ -65,10 +65,10 @@ def ec57(
     ----------
     reference, found : path, (samples, symbols, fs), annotation object, or dict of those by record
         A folder holds annotation files, or folders of them where it holds none; records present in
-        both are compared, the others listed. A file is ``DIR/100.atr``, or ``DIR/100`` with the extension below. Arrays are sample numbers,
-        PhysioNet's symbols and Hz (None: the other side's); an object has attributes `sample`,
-        `symbol` and `fs`, and may have `subtype` and `aux_note`, as ``wfdb.rdann`` gives it. The
-        found side is brought to the reference's rate.
+        both are compared, the others listed. A file is ``DIR/100.atr``, or ``DIR/100`` with the
+        extension below. Arrays are sample numbers, PhysioNet's symbols and Hz (None: the other
+        side's); an object has attributes `sample`, `symbol` and `fs`, and may have `subtype` and
+        `aux_note`, as ``wfdb.rdann`` gives it. The found side is brought to the reference's rate.
     reference_extension, found_extension : str, default "atr" and "ecg"
         Of annotation files.
     records : sequence of str, optional
