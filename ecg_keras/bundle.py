@@ -17,6 +17,7 @@ import zipfile
 from ecg_keras.storage import write_json, write_text
 
 _MOST_BYTES = 1_000_000  # Kaggle refuses larger sources
+_KINDS = (".py", ".pyi", ".css", ".jinja", ".js")
 _HEAD = '''"""ecg_keras {version} and its Kaggle kernel, written by `ecg-keras bundle`."""
 
 import base64
@@ -112,7 +113,7 @@ def _zipped(folder):
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".pyi", ".css", ".jinja") and "__pycache__" not in path.parts:
+            if path.suffix in _KINDS and "__pycache__" not in path.parts:
                 # dated 1980, so the same package gives the same bytes
                 entry = zipfile.ZipInfo(f"ecg_keras/{path.relative_to(folder).as_posix()}")
                 entry.compress_type = zipfile.ZIP_DEFLATED

@@ -1,4 +1,4 @@
-"""Build HTML pages that need no other file: style and pictures inside, no script.
+"""Build HTML pages that need no other file: style and pictures inside.
 
 Conventions
 -----------
@@ -16,15 +16,25 @@ from markupsafe import Markup
 
 
 @functools.cache
-def _macros():
-    """The macros of page.jinja, read when the first page is built."""
-    environment = jinja2.Environment(
+def _environment():
+    """The package's templates, read when they are used."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("ecg_keras", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template("page.jinja").module
+
+
+@functools.cache
+def _macros():
+    """The macros of page.jinja, read when the first page is built."""
+    return _environment().get_template("page.jinja").module
+
+
+def render(template, **values):
+    """A template of the package as HTML; text among the values is escaped."""
+    return Markup(_environment().get_template(template).render(values))
 
 
 def page(title, sections, *, lead="", banner=None):
