@@ -1284,14 +1284,13 @@ def _write(result, out_dir, references, strips):
 
 
 def _cards(result):
-    """The gross figures as cards."""
-    gross, cards = result.gross, []
-    wholes = dict(zip(_BEAT_SHARES, (whole for _, whole in _lined_shares(_summed(result)))))
-    for key, name in (("q", "QRS"), ("v", "VEB"), ("s", "SVEB")):
-        for end, what in (("se", "sensitivity"), ("pp", "positive predictivity")):
-            share = f"{key}_{end}"
-            below = f"of {wholes[share]:,} {'in the reference' if end == 'se' else 'found'}"
-            cards.append((_shown(gross[share]), f"{name} {what}, gross", below, False))
+    """The gross figures as cards: sensitivity and positive predictivity of QRS, VEB, SVEB."""
+    pairs = _lined_shares(_summed(result))
+    cards = []
+    for name, se, pp in zip(("QRS", "VEB", "SVEB"), pairs[0::2], pairs[1::2]):
+        shown = f"{_shown(_share(*se)).removesuffix(' %')} / {_shown(_share(*pp))}"
+        below = f"of {se[1]:,} in the reference / of {pp[1]:,} found that count"
+        cards.append((shown, f"{name}, gross: sensitivity / +P", below, False))
     return pages.cards(cards)
 
 
@@ -1439,42 +1438,22 @@ def _mismatches_page(result, references, most):
     quota = _quotas({name: len(found) for name, found in groups.items() if signals[name]}, most)
     room, listed, sections, shown, strips = _PAGE_BYTES, _LISTED, [], 0, 0
     for one in ranked:
-        body, drawn = [], 0
-        wanted = groups[one.name]
-        chosen = np.unique(np.linspace(0, len(wanted) - 1, quota.get(one.name, 0)).astype(int))
-        for group in (wanted[i] for i in chosen):
-            strip = _strip(one, signals[one.name], group)
-            if strip is None:
-                continue  # after the end of the signal
-            if len(strip) > room:
-                break
-            room -= len(strip)
-            body.append(strip)
-            drawn += len(group)
-        strips += len(body)
-        shown += drawn
+        drawn = _strips(one, signals[one.name], groups[one.name], quota.get(one.name, 0), room)
+        room -= sum(len(strip) for strip, _ in drawn)
+        strips, told = strips + len(drawn), sum(n for _, n in drawn)
+        shown += told
         kinds = pd.Series([a + b.lower() for _, a, b in one.mismatches]).value_counts()
-        told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-        text = pages.paragraph(f"{len(one.mismatches)} disagreements: {told}.")
-        if body:
-            if drawn < len(one.mismatches):
-                text += pages.paragraph(
-                    f"Drawn: {drawn}, spread over the record; the others are in mismatches.csv.",
-                    quiet=True,
-                )
-            text += Markup('<div class="strips">') + Markup("").join(body) + Markup("</div>")
+        kinds = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        text = pages.paragraph(f"{len(one.mismatches)} disagreements: {kinds}.")
+        if drawn:
+            if told < len(one.mismatches):
+                rest = f"Drawn: {told}, spread over the record; the others are in mismatches.csv."
+                text += pages.paragraph(rest, quiet=True)
+            drawings = Markup("").join(strip for strip, _ in drawn)
+            text += Markup('<div class="strips">{}</div>').format(drawings)
         elif listed:
-            rows = [
-                [_clock(sample / one.fs), a, b.lower(), sample] for sample, a, b in one.mismatches
-            ]
-            text += pages.table(
-                ["time", "reference", "found", "sample"],
-                rows[:listed],
-                caption="No signal beside the reference" if not signals[one.name] else None,
-            )
-            if len(rows) > listed:
-                text += pages.paragraph(f"{len(rows) - listed} more in mismatches.csv.", quiet=True)
-            listed -= min(listed, len(rows))
+            text += _listing(one, listed, signals[one.name])
+            listed -= min(listed, len(one.mismatches))
         sections.append((f"r-{one.name}", one.name, text))
     total = len(result.mismatches)
     lead = pages.paragraph(
@@ -1487,7 +1466,35 @@ def _mismatches_page(result, references, most):
     )
     if not sections:
         sections = [("none", "None", pages.paragraph("Both sides agree on every beat."))]
-    return pages.page("Disagreements", sections, lead=lead + _PAPER)
+    lead += Markup('<p><a href="ec57.html">The figures</a></p>') + _PAPER
+    return pages.page("Disagreements", sections, lead=lead)
+
+
+def _strips(one, signal, groups, most, room):
+    """Drawings of at most `most` groups, spread over the record, and how many each shows."""
+    drawn = []
+    for i in np.unique(np.linspace(0, len(groups) - 1, most).astype(int)):
+        strip = _strip(one, signal, groups[i])
+        if strip is None:
+            continue  # after the end of the signal
+        room -= len(strip)
+        if room < 0:
+            break
+        drawn.append((strip, len(groups[i])))
+    return drawn
+
+
+def _listing(one, most, signal):
+    """Disagreements of a record as a table of at most `most` rows."""
+    rows = [[_clock(sample / one.fs), a, b.lower(), sample] for sample, a, b in one.mismatches]
+    body = pages.table(
+        ["time", "reference", "found", "sample"],
+        rows[:most],
+        caption=None if signal else "No signal beside the reference",
+    )
+    if len(rows) > most:
+        body += pages.paragraph(f"{len(rows) - most} more in mismatches.csv.", quiet=True)
+    return body
 
 
 def _grouped(one):
