@@ -22,6 +22,9 @@ _WORK_HZ = 120  # R peaks are searched at about this rate; QRS energy lies under
 _ROW_S = 20  # what is shorter is mirrored at both ends, so that beats at its edges are found
 _MIRROR_S, _MIRRORED_S = 1, 8  # by this much, and until it is as long as this
 _SWING_S = 0.08  # from the QRS energy's peak to the R peak, at most
+_QRS_S, _BLOCK_S = 0.12, 1.5  # the moving window; what each lead's height is measured in
+# of `PeakStream`: reach of its filters, what it remembers, how old a peak is when it is given
+_REACH_S, _MEMORY_S, CERTAIN_S = 0.4, 24, 1.0
 _TINY = 1e-12  # keeps a silent lead from dividing by zero
 # RR intervals outside are clipped: artefacts, pauses of the recorder
 _SHORTEST_RR_S, _LONGEST_RR_S = 0.15, 4.0
@@ -237,8 +240,12 @@ def _qrs_energy(x, fs):
     """Recording (samples, leads) to one QRS envelope (samples,), about 1 at a usual R peak."""
     sos = signal.butter(2, [5, min(18, 0.45 * fs)], "bandpass", fs=fs, output="sos")
     slope = np.gradient(_forth_and_back(sos, x, 0), axis=0) ** 2
-    energy = ndimage.uniform_filter1d(slope, max(1, round(0.12 * fs)), axis=0)
-    block = int(1.5 * fs)  # holds at least one beat down to 40 per minute
+    return _join_leads(ndimage.uniform_filter1d(slope, max(1, round(_QRS_S * fs)), axis=0), fs)
+
+
+def _join_leads(energy, fs):
+    """Energy of each lead (samples, leads) to one QRS envelope (samples,)."""
+    block = int(_BLOCK_S * fs)  # holds at least one beat down to 40 per minute
     n = max(1, len(energy) // block)
     blocks = energy[: n * block].reshape(n, min(block, len(energy)), -1)
     # medians over 16 s, (n, leads); a silent stretch holds no small beats
@@ -322,6 +329,139 @@ def _to_extremum(x, peaks, fs):
     offsets = np.arange(-reach, reach + 1)
     near = np.clip(peaks[:, None] + offsets, 0, len(x) - 1)  # (n_beats, offsets)
     return np.unique(near[np.arange(len(peaks)), lead[near].argmax(axis=1)])
+
+
+class PeakStream:
+    """Find R peaks while a signal arrives: the method of `r_peaks`, a second behind.
+
+    Filters are cut to 0.4 s on either side, and thresholds come from the last 24 s. A peak is given
+    when it is a second old and is not taken back; so it is seen with the beat after it only at
+    rates over 60 per minute.
+
+    Which peaks are given depends on how the signal is cut into calls, by the little that
+    thresholds move; cut it at fixed places where that matters.
+
+    Parameters
+    ----------
+    fs : float
+        Sampling rate, in Hz; at least 50.
+    n_leads : int
+
+    Attributes
+    ----------
+    n_samples : int
+        Samples pushed so far.
+    certain : int
+        All peaks before this sample were given.
+
+    Examples
+    --------
+    >>> x = np.zeros((3000, 1))
+    >>> x[150::300] = 1.0  # a spike every 1.2 s at 250 Hz
+    >>> stream = PeakStream(250, 1)
+    >>> [stream.push(x[at : at + 500]).tolist() for at in (0, 500, 1000)]
+    [[150], [450, 750], [1050]]
+    """
+
+    def __init__(self, fs, n_leads):
+        if check_positive("fs", fs) < LEAST_HZ:
+            raise ValueError(
+                f"R peaks need a sampling rate of at least {LEAST_HZ} Hz, got {fs:g}; "
+                "a QRS has energy up to 25 Hz."
+            )
+        self.fs, self.n_samples, self.certain = fs, 0, 0
+        self._step = max(1, int(fs // _WORK_HZ))
+        self._work_hz = fs / self._step
+        band = _zero_phase([5, min(18, 0.45 * self._work_hz)], fs)
+        slope = np.zeros(len(band) + 2 * self._step)  # the band-pass, and half a difference of it
+        slope[2 * self._step :] += band / 2
+        slope[: -2 * self._step] -= band / 2
+        self._slope, self._half = slope, len(slope) // 2
+        self._band = _zero_phase([5, min(25, 0.45 * fs)], fs)
+        self._width = max(1, round(_QRS_S * self._work_hz))
+        self._x = np.zeros((0, n_leads))  # the last seconds of the signal
+        self._slopes = np.zeros((0, n_leads))  # squared, not yet averaged
+        self._energy = np.zeros((0, n_leads))  # of the last `_MEMORY_S`
+        self._first = 0  # the work sample of `_energy[0]`
+        self._next = 0  # the work sample that is filtered next
+        self._last = -np.inf  # the last peak given, by its energy
+
+    def push(self, x, *, live=None):
+        """Take the next samples; returns the R peaks that became certain.
+
+        Parameters
+        ----------
+        x : array_like of float, shape (samples, leads)
+            Finite.
+        live : sequence of int, optional
+            Leads to look at; by default all. The first one tells where in the QRS the R peak is.
+
+        Returns
+        -------
+        peaks : ndarray of int64
+            In samples since the first one pushed, all after those given before.
+        """
+        x = np.asarray(x, float)
+        if not len(x):
+            return np.zeros(0, np.int64)
+        if not self.n_samples:  # the signal starts as if it had rested before
+            self._x = np.repeat(x[:1], self._half + self._step * (self._width // 2 + 1), axis=0)
+            self._next = -(self._width // 2)
+            self._first = 0
+        self._x = np.concatenate([self._x, x])
+        self.n_samples += len(x)
+        self._filter()
+        self.certain = max(0, self.n_samples - round(CERTAIN_S * self.fs))
+        found = np.zeros(0, np.int64)
+        if len(self._energy) >= self._work_hz:
+            live = range(self._x.shape[1]) if live is None else live
+            envelope = _join_leads(self._energy[:, live], self._work_hz)
+            found = (_choose_peaks(envelope, self._work_hz) + self._first) * self._step
+            found = found[(found > self._last + 0.2 * self.fs) & (found <= self.certain)]
+        if len(found):
+            self._last = found[-1]
+        peaks = np.array([self._extremum(peak, live[0]) for peak in found], np.int64)
+        self._x = self._x[-round((3 * _REACH_S + CERTAIN_S + 1) * self.fs) :]
+        return peaks
+
+    def _filter(self):
+        """Append the energy of the samples that arrived, and forget what is old."""
+        origin = self.n_samples - len(self._x)  # sample of `_x[0]`
+        last = (self.n_samples - 1 - self._half) // self._step
+        if last < self._next:
+            return
+        windows = np.lib.stride_tricks.sliding_window_view(self._x, len(self._slope), axis=0)
+        first = self._next * self._step - self._half - origin
+        stop = last * self._step - self._half - origin + 1
+        slopes = (windows[first : stop : self._step] @ self._slope) ** 2
+        self._next = last + 1
+        self._slopes = np.concatenate([self._slopes, slopes])
+        if len(self._slopes) >= self._width:
+            moving = np.lib.stride_tricks.sliding_window_view(self._slopes, self._width, axis=0)
+            self._energy = np.concatenate([self._energy, moving.mean(axis=-1)])
+            self._slopes = self._slopes[len(self._slopes) - self._width + 1 :]
+        block = int(_BLOCK_S * self._work_hz)
+        old = -(-(len(self._energy) - int(_MEMORY_S * self._work_hz)) // block) * block
+        if old > 0:  # whole blocks, so that heights are measured in the same ones as before
+            self._energy, self._first = self._energy[old:], self._first + old
+
+    def _extremum(self, peak, lead):
+        """The largest swing of a lead near a peak of the energy."""
+        reach, half = round(_SWING_S * self.fs), len(self._band) // 2
+        origin = self.n_samples - len(self._x)
+        first = max(0, peak - reach, origin + half)
+        near = self._x[first - half - origin : peak + reach + half + 1 - origin, lead]
+        swing = np.abs(np.convolve(near, self._band, "valid"))  # the filter is symmetric
+        return first + int(swing.argmax())
+
+
+def _zero_phase(band_hz, fs):
+    """Weights of a band-pass of `_forth_and_back`, cut to `_REACH_S` on either side."""
+    sos = signal.butter(2, band_hz, "bandpass", fs=fs, output="sos")
+    reach = round(_REACH_S * fs)
+    impulse = np.zeros(8 * reach + 1)
+    impulse[4 * reach] = 1
+    return signal.sosfiltfilt(sos, impulse, padtype=None)[3 * reach : 5 * reach + 1]
 
 
 def fill_gaps(x):
