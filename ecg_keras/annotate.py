@@ -206,7 +206,7 @@ def annotate(
     source = open_recording(recording, fs=fs, leads=leads, unit=unit)
     notes = list(source.notes)
     kind = _reads(card)
-    columns = _choose_leads(source, card, kind, lead, notes)
+    columns = choose_columns(source, card, lead, notes)
     if causal:
         from ecg_keras.streams import annotate_causally
 
@@ -256,8 +256,9 @@ def _reads(card):
     return "csv" if (card.get("split") or {}).get("loader") == "load_mitbih_csv" else "rows"
 
 
-def _choose_leads(source, card, kind, lead, notes):
+def choose_columns(source, card, lead, notes):
     """Column numbers of the leads to read, the model's first one first."""
+    kind = _reads(card)
     if lead is not None:
         wanted = [lead] if isinstance(lead, str) else list(lead)
         columns = choose_leads(source.name, source.leads, wanted)
@@ -460,7 +461,7 @@ class Reader:
             for i, group in enumerate(self._groups(x)):
                 rows, kept = self._rows(i, group, x, peaks, own, start)
                 weight = readable[kept][:, group].any(axis=1) * usual[kept]
-                weight = weight * known_heights(x[:, group], peaks, self.fs)[kept]
+                weight = weight * known_heights(qrs_heights(x[:, group], peaks, self.fs))[kept]
                 some = weight > 0
                 if some.any():
                     found = predict(self.model, rows[some])
@@ -578,12 +579,17 @@ def find_beats(x, *, fs):
     return peaks[~(dead | flutter)[second]], states, flutter
 
 
-def known_heights(x, peaks, fs):
-    """1 for beats whose typical QRS is as high as those of real electrodes, else 0; (n_beats,)."""
+def qrs_heights(x, peaks, fs):
+    """Peak to peak within 100 ms of each R peak, of the lead where it is largest; (n_beats,)."""
     reach = np.arange(-round(0.1 * fs), round(0.1 * fs) + 1)
     near = x[np.clip(peaks[:, None] + reach, 0, len(x) - 1)]  # (n_beats, samples, leads)
-    height = pd.Series(np.ptp(near, axis=1).max(axis=1)).rolling(31, min_periods=1).median()
-    return height.between(_SMALLEST_MV, _LARGEST_MV).to_numpy(float)
+    return np.ptp(near, axis=1).max(axis=1)
+
+
+def known_heights(heights):
+    """1 for beats whose typical QRS is as high as those of real electrodes, else 0; (n_beats,)."""
+    usual = pd.Series(heights).rolling(31, min_periods=1).median()
+    return usual.between(_SMALLEST_MV, _LARGEST_MV).to_numpy(float)
 
 
 def known_rates(peaks, fs):
