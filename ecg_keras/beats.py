@@ -635,7 +635,7 @@ class _Cutter:
         baseline = np.exp(-0.5 * (apart_s / 0.3) ** 2)
         baseline[np.abs(apart_s) > reach_s] = 0
         weights = low_pass / low_pass.sum(axis=0) - baseline / baseline.sum(axis=0)
-        self.weights = weights.astype(np.float32)  # (recorded samples, window samples)
+        self.weights = weights  # (recorded samples, window samples)
 
     def __call__(self, signal, at):
         """Recording (samples, leads) and R peaks to windows float32 (n, samples, leads)."""
@@ -644,7 +644,8 @@ class _Cutter:
         windows = np.empty((len(at), self.weights.shape[1], signal.shape[1]), np.float32)
         for lead in range(signal.shape[1]):
             column = signal[:, lead]
-            raw = (column[near] - column[at][:, None]).astype(np.float32)
+            raw = column[near].astype(float) - column[at][:, None]
+            # in double precision: rounded sums must not change with the number of beats
             windows[:, :, lead] = raw @ self.weights
         return windows
 
@@ -804,9 +805,10 @@ def _context_shape(past, wide, held, spans, preparation):
     sure = weight[-n:] * (1 / (1 + np.exp(-(fit - 0.9) / 0.03)) + 1e-2)
     sure_all = _joined(past, "sure", sure)
     share = short * sure_all
-    share = (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
-    typical = share @ beats_all
-    scatter = np.sqrt(np.maximum(share @ beats_all**2 - typical**2, 0))
+    share = share / share.sum(axis=1, keepdims=True)
+    light = share.astype(np.float32)
+    typical = light @ beats_all
+    scatter = np.sqrt(np.maximum(light @ beats_all**2 - typical**2, 0))
     centre -= margin
     span = lambda a, b: slice(centre + round(a * fs), centre + round(b * fs))
     height = np.abs(typical[:, span(-0.1, 0.1)]).max(axis=1) + 1e-6
@@ -865,7 +867,7 @@ def _context_shape(past, wide, held, spans, preparation):
     alike = np.exp(-_relative_distance(qrs_all[-n:], qrs_all) / 0.15)
     p_all = form(beats_all[:, span(*_P_S)])
     p_all = p_all / (np.linalg.norm(p_all, axis=1, keepdims=True) + 1e-6)
-    p_like = p_all[-n:] @ p_all.T
+    p_like = p_all[-n:].astype(float) @ p_all.T.astype(float)  # compared with a limit below
     others = long & (
         np.arange(long.shape[1]) < np.arange(long.shape[1] - n, long.shape[1])[:, None]
     )

@@ -52,8 +52,9 @@ class StreamingAnnotator:
 
     A beat is given when all of it is known: its own row needs 2 s after the R peak, the quality of
     its second needs 2 s after that second, and R peaks are certain after 1 s. So the answer comes
-    2 to 3 s after the R peak, plus up to one hop of 1 s and the time until the next chunk. A shorter
-    delay would cost the RR interval after the beat, which tells ectopic beats by their pause.
+    2 to 3 s after the R peak, plus up to one hop of 1 s and the time until the next chunk. A
+    shorter delay would cost the RR interval after the beat, which tells ectopic beats by their
+    pause.
 
     Memory does not grow: about 30 s of signal, and of each lead the windows of the last 400 beats,
     some 5 MB; beats that were given are not kept. While a chunk is read, 2 minutes of it are held.
@@ -590,8 +591,8 @@ class _Samples:
         self.n_bad += 1
         if self.n_bad == 1:
             print(
-                f"line {self.n_lines} is no sample of {self.n_columns or 1} numbers: {text[:60]!r}; "
-                "it and others like it count as missing.",
+                f"line {self.n_lines} is no sample of {self.n_columns or 1} numbers: "
+                f"{text[:60]!r}; it and others like it count as missing.",
                 file=sys.stderr,
                 flush=True,
             )
