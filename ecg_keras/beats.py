@@ -46,10 +46,11 @@ _LEAST_SPREAD = 0.02  # of features compared in their own spread
 _REFERENCES = 1500  # beats that each beat is compared with, at most: bounds memory
 
 # What the rows of features="context" depend on, in seconds from their beat
-CONTEXT_S, BEFORE_S, AHEAD_S = 720.0, 2.0, 2.0
+CONTEXT_S, BEFORE_S, AHEAD_S = 1200.0, 2.0, 2.0
 _SHORTEST_RR_S, _LONGEST_RR_S = 0.15, 4.0
 _LONG, _LONG_S = 400, 300.0  # beats and seconds that a beat is compared with
 _SHORT, _SHORT_S = 128, 100.0  # that make the typical one
+_PACE_S = 900  # that the rate is compared over
 _BASELINE_S = 1.0  # reach of the filter that takes out the baseline
 _LATEST_S = 0.9  # end of a beat's window, at most
 _CHUNK = 256  # beats described at once: bounds memory
@@ -608,6 +609,8 @@ class BeatContext:
             parts.append(part)
             past["leads"].append({name: values[-_LONG:] for name, values in kept.items()})
         past |= {name: values[-_LONG:] for name, values in past.items() if name != "leads"}
+        recent = held["times"] >= held["times"][-1] - _PACE_S - 30 if len(peaks) else slice(None)
+        past |= {name: held[name][recent] for name in ("times", "paces")}
         self._past = past
         x = np.concatenate(parts, axis=2)
         return x, columns
@@ -717,7 +720,7 @@ def _context_rhythm(past, peaks, following, fs):
     before = _of_last(log, n, _LONG).copy()
     before[_of_last(t, n, _LONG) < t[-n:, None] - _LONG_S] = np.nan
     columns = {"rr_prev": own, "rr_next": log_next, "rr_prev/next": own - log_next}
-    usual = {}
+    held, usual = {"peaks": samples, "log": log}, {}
     for k in (8, 32, 80, _LONG):
         last = before[:, -k:]
         ranked = _Sorted(last, own)
@@ -725,6 +728,9 @@ def _context_rhythm(past, peaks, following, fs):
         usual |= {f"mean_{k}": mean, f"median_{k}": ranked.quantile(0.5)}
         usual |= {f"p75_{k}": ranked.quantile(0.75), f"p90_{k}": ranked.quantile(0.9)}
         columns[f"spread_{k}"] = ranked.quantile(0.8) - ranked.quantile(0.2)
+        columns[f"shorter_{k}"] = (last < own[:, None] - 0.03).sum(axis=1) / np.maximum(
+            np.isfinite(last).sum(axis=1), 1
+        )
         columns[f"rr_prev:z_{k}"] = _squashed((own - mean) / (spread + 0.02))
         columns[f"rr_next:z_{k}"] = _squashed((log_next - mean) / (spread + 0.02))
     columns |= {f"rr_prev/{name}": own - value for name, value in usual.items()}
@@ -732,6 +738,7 @@ def _context_rhythm(past, peaks, following, fs):
         f"rr_next/{name}": log_next - usual[name]
         for name in ("mean_8", "mean_32", "p75_80", "median_80", f"p75_{_LONG}")
     }
+    columns |= _pace_columns(past, usual["mean_8"], own, usual["p75_80"], t[-n:], held)
     reference = usual["p75_80"]
     pair = np.log((np.exp(own) + np.exp(log_next)) / 2)
     columns |= {"pair/p75_80": pair - reference, "pair/mean_8": pair - usual["mean_8"]}
@@ -749,13 +756,12 @@ def _context_rhythm(past, peaks, following, fs):
     earliness = np.clip(own - reference, -1.5, 1.0)
     early = (earliness < -0.15).astype(float)
     late = 1 / (1 + np.exp(-(earliness + 0.08) / 0.03))
-    held = {"peaks": samples, "log": log}
     fresh = {"change": change, "alone": alone, "early": early, "late": late}
     held |= {name: _joined(past, name, new) for name, new in fresh.items()}
     held["earliness"] = _joined(past, "earliness", earliness)
     columns["alone"] = alone
-    for name, lengths in (("change", (10, 40, 80)), ("alone", (41,))):
-        values = np.concatenate([_of_last(held[name], n, 80), held[name][-n:, None]], axis=1)
+    for name, lengths in (("change", (10, 40, 80, _LONG)), ("alone", (41, _LONG))):
+        values = np.concatenate([_of_last(held[name], n, _LONG), held[name][-n:, None]], axis=1)
         for k in lengths:
             columns[f"{name}_{k}"] = _Sorted(values[:, -k:], 0).quantile(0.5)
     values = np.concatenate(
@@ -764,6 +770,36 @@ def _context_rhythm(past, peaks, following, fs):
     columns |= {f"early_{k}": np.nanmean(values[:, -k:], axis=1) for k in (9, 41, _LONG)}
     columns["seen"] = np.log1p(np.isfinite(before).sum(axis=1))
     return columns, held, (short, long)
+
+
+def _pace_columns(past, pace, own, reference, t, held):
+    """The rate of the last quarter of an hour, looked at every 10 s; adds what is held to `held`.
+
+    A tachycardia of minutes becomes usual to all shorter spans.
+    """
+    times, paces = _joined(past, "times", t), _joined(past, "paces", pace)
+    held |= {"times": times, "paces": paces}
+    back_s = np.arange(0, _PACE_S + 1, 10)
+    at = np.searchsorted(times, t[:, None] - back_s, side="right") - 1
+    seen = np.where(at >= 0, paces[at], np.nan)  # (n, looks), newest first
+    seen[times[at] < t[:, None] - back_s - 10] = np.nan
+    ranked = _Sorted(seen, own)
+    slow, middle = ranked.quantile(0.9), ranked.quantile(0.5)
+    change = np.where(np.isfinite(seen), seen, slow[:, None])
+    change = change[:, :-2] - change[:, 2:]
+    return {
+        "rr_prev/slow": own - slow,
+        "pace/slow": pace - slow,
+        "around/slow": reference - slow,
+        "pace/middle": pace - middle,
+        "middle/slow": middle - slow,
+        "drop": change.min(axis=1),
+        "drop_age": np.log1p(change.argmin(axis=1)),
+        "drop_120": change[:, :12].min(axis=1),
+        "fast_share": np.nanmean(
+            np.where(np.isfinite(seen), seen < slow[:, None] - 0.25, np.nan), 1
+        ),
+    }
 
 
 def _context_shape(past, wide, held, spans, preparation):
