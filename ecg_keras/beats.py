@@ -53,6 +53,7 @@ _SHORT, _SHORT_S = 128, 100.0  # that make the typical one
 _PACE_S = 900  # that the rate is compared over
 _BASELINE_S = 1.0  # reach of the filter that takes out the baseline
 _LATEST_S = 0.9  # end of a beat's window, at most
+_FINE_HZ = 1000.0  # of beats that are given by their times
 _CHUNK = 256  # beats described at once: bounds memory
 _WATCHED = (  # features compared with those of typical beats
     "qrs_like qrs_apart qrs_gain p_like p_apart p_gain p_best p_best_gain t_like t_apart t_gain "
@@ -575,8 +576,12 @@ class BeatContext:
                 f"R peaks {peaks[0]} to {peaks[-1]} must lie in signal, which holds samples "
                 f"{start} to {start + len(signal) - 1}."
             )
+        if not len(peaks):  # a beat of a scratch context tells shapes and names
+            scratch = BeatContext(self.preparation, fs=self.fs)
+            x, metadata, names = scratch.rows(np.zeros((2, signal.shape[1])), [1])
+            return x[:0], metadata[:0], names
         xs, tables, names = [], [], ()
-        for first in range(0, max(len(peaks), 1), _CHUNK):
+        for first in range(0, len(peaks), _CHUNK):
             chunk = slice(first, first + _CHUNK)
             after = peaks[first + _CHUNK] if first + _CHUNK < len(peaks) else following
             x, columns = self._next(self._cut(signal, at[chunk]), peaks[chunk], after)
@@ -588,18 +593,8 @@ class BeatContext:
     def _next(self, windows, peaks, following):
         """Rows of a chunk of beats from their windows (n, samples, leads)."""
         rhythm, held, spans = _context_rhythm(self._past, peaks, following, self.fs)
-        columns, parts = dict(rhythm), []
+        columns, parts, leads = dict(rhythm), [], []
         several = windows.shape[2] > 1
-        past = {
-            "peaks": held["peaks"],
-            "log": held["log"],
-            "change": held["change"],
-            "alone": held["alone"],
-            "early": held["early"],
-            "late": held["late"],
-            "earliness": held["earliness"],
-            "leads": [],
-        }
         for lead in range(windows.shape[2]):
             before = self._past["leads"][lead] if self._past else {}
             shape, part, kept = _context_shape(
@@ -607,11 +602,8 @@ class BeatContext:
             )
             columns |= {f"{name}_{lead}" if several else name: v for name, v in shape.items()}
             parts.append(part)
-            past["leads"].append({name: values[-_LONG:] for name, values in kept.items()})
-        past |= {name: values[-_LONG:] for name, values in past.items() if name != "leads"}
-        recent = held["times"] >= held["times"][-1] - _PACE_S - 30 if len(peaks) else slice(None)
-        past |= {name: held[name][recent] for name in ("times", "paces")}
-        self._past = past
+            leads.append({name: values[-_LONG:] for name, values in kept.items()})
+        self._past = _kept(held) | {"leads": leads}
         x = np.concatenate(parts, axis=2)
         return x, columns
 
@@ -651,6 +643,46 @@ class _Cutter:
             # in double precision: rounded sums must not change with the number of beats
             windows[:, :, lead] = raw @ self.weights
         return windows
+
+
+def context_rhythm(peaks_s):
+    """What ``features="context"`` tells of beats by their times alone.
+
+    Parameters
+    ----------
+    peaks_s : array_like of float, shape (n_beats,)
+        R peaks of one recording, in seconds, rising.
+
+    Returns
+    -------
+    columns : dict of ndarray of float64, shape (n_beats,)
+        By name; and ``early`` and ``earliness``, which look-alikes are asked for.
+
+    Examples
+    --------
+    >>> columns = context_rhythm([0.5, 1.3, 2.1, 2.6])
+    >>> print(f"{columns['rr_prev/median_80'][3]:.2f}")  # 0.5 s after 0.8 s
+    -0.47
+    """
+    peaks = np.round(np.asarray(peaks_s, float) * _FINE_HZ).astype(np.int64)
+    past, parts = {}, []
+    for first in range(0, len(peaks), _CHUNK):
+        new, after = peaks[first : first + _CHUNK], peaks[first + _CHUNK : first + _CHUNK + 1]
+        columns, held, _ = _context_rhythm(past, new, after[0] if len(after) else None, _FINE_HZ)
+        columns |= {name: held[name][-len(new) :] for name in ("early", "earliness")}
+        parts.append(columns)
+        past = _kept(held)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _kept(held):
+    """What is held of the last beats, for those to come."""
+    times = held["times"]
+    recent = times >= times[-1] - _PACE_S - 30 if len(times) else slice(None)
+    return {
+        name: values[recent] if name in ("times", "paces") else values[-_LONG:]
+        for name, values in held.items()
+    }
 
 
 def _joined(past, name, new):

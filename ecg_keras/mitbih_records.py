@@ -326,16 +326,86 @@ def load_beats(directory, records, *, on_error="raise", **preparation):
     return beat_rows(directory, records, BeatPreparation(**preparation), on_error=on_error)[0]
 
 
+@keywords_of(BeatPreparation)
+def load_wfdb_beats(sources, *, on_error="raise", **preparation):
+    """Load the beats of recordings of several WFDB databases as one data set.
+
+    Parameters
+    ----------
+    sources : sequence of (path, sequence of str or None)
+        Folders of WFDB records (.hea, .dat, .atr) and which of their records; None for all.
+    on_error : {"raise", "skip"}, default "raise"
+        What to do with a recording that cannot be used; skipped ones are named in `notes`.
+    **preparation
+        How a recording becomes rows: see `BeatPreparation`. ``lead="each"`` suits databases whose
+        leads differ or have no names.
+
+    Returns
+    -------
+    ECGDataset
+        Records and patients carry the folder's name, as in ``svdb/800``, where there are several.
+
+    Raises
+    ------
+    ValueError
+        If there is no source or two folders have one name, a recording cannot be used (with
+        ``on_error="skip"``: if none of a source can), or no beat is of the classes.
+    TypeError
+        If a keyword is not known.
+    ImportError
+        If wfdb is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from ecg_keras.demo import write_demo_records
+    >>> folder = tempfile.mkdtemp()
+    >>> names = write_demo_records(folder, n_patients=2, duration_s=60)
+    >>> options = {"lead": "each", "features": "context", "classes": "aami3"}
+    >>> ds = load_wfdb_beats([(folder, None)], **options)
+    >>> ds.leads, ds.x.shape[1:], sorted(set(ds.records)) == sorted(names)
+    (('each',), (125, 1), True)
+    """
+    preparation = BeatPreparation(**preparation)
+    sources = [(pathlib.Path(directory), records) for directory, records in sources]
+    names = [directory.name for directory, _ in sources]
+    if not sources or len(set(names)) < len(names):
+        raise ValueError(
+            "sources must be at least one pair of a folder and its records, "
+            f"each folder of another name, got the folders {', '.join(names) or 'none'}."
+        )
+    parts = []
+    for directory, records in sources:
+        records = list_records(directory) if records is None else records
+        part = beat_rows(directory, records, preparation, on_error=on_error)[0]
+        if len(sources) > 1:
+            prefixed = lambda values, name=directory.name: [f"{name}/{value}" for value in values]
+            part = part.replace(patients=prefixed(part.patients), records=prefixed(part.records))
+        parts.append(part)
+    if len(parts) == 1:
+        return parts[0]
+    joined = lambda name: np.concatenate([getattr(part, name) for part in parts])
+    return parts[0].replace(
+        **{name: joined(name) for name in ("x", "y", "patients", "records")},
+        metadata=None if parts[0].metadata is None else joined("metadata"),
+        source="; ".join(dict.fromkeys(part.source for part in parts)),
+        notes=tuple(f"{name}: {note}" for name, part in zip(names, parts) for note in part.notes),
+        seconds={"load": sum(part.seconds["load"] for part in parts)},
+    )
+
+
 def beat_rows(directory, records, preparation, *, on_error="raise"):
     """`load_beats` by a `BeatPreparation`; returns also the annotation symbol of each row."""
     start = time.perf_counter()
     check_option("on_error", on_error, ("raise", "skip"))
     if isinstance(records, str) or not len(records):
         raise ValueError(f"records must be a list of at least one record name, got {records!r}.")
+    each = preparation.lead == "each"
     parts, left_out, skipped, synthetic = [], {}, [], False
     for name in records:
         try:
-            recording = read_recording(directory, name, lead=preparation.lead)
+            lead = None if each else preparation.lead
+            recording = read_recording(directory, name, lead=lead)
             part, dropped = _rows_of(recording, preparation)
         except ValueError as error:
             if on_error == "raise":
@@ -360,6 +430,7 @@ def beat_rows(directory, records, preparation, *, on_error="raise"):
         [recording.name for recording, _ in parts], [len(part["y"]) for _, part in parts]
     )
     described = preparation.features is not None
+    source = _source(directory, [recording.name for recording, _ in parts])
     ds = ECGDataset(
         joined["x"],
         joined["y"],
@@ -371,14 +442,21 @@ def beat_rows(directory, records, preparation, *, on_error="raise"):
         records=of,
         metadata=joined["metadata"] if described else None,
         metadata_names=parts[0][1]["names"] if described else None,
-        source="synthetic demo records"
-        if synthetic
-        else "MIT-BIH Arrhythmia Database, raw records",
+        source="synthetic demo records" if synthetic else source,
         preparation=dataclasses.asdict(preparation),
         notes=(_classes_note(preparation, left_out), *_late_note(parts), *skipped),
         seconds={"load": time.perf_counter() - start},
     )
     return ds, joined["symbols"]
+
+
+def _source(directory, names):
+    """The database that records are of: two are known by their names, another by its folder."""
+    if set(names) <= {*DS1, *DS2, *PACED}:
+        return "MIT-BIH Arrhythmia Database, raw records"
+    if all(name.isdigit() and 800 <= int(name) <= 894 for name in names):
+        return "MIT-BIH Supraventricular Arrhythmia Database, raw records"
+    return f"WFDB records of {pathlib.Path(directory).name}"
 
 
 def _classes_note(preparation, left_out):
@@ -409,10 +487,13 @@ def _rows_of(recording, preparation):
         at = np.full(len(found), "")
         at[pairs[:, 1]] = symbols[pairs[:, 0]]
         peaks, symbols = found, at
+    n_leads = recording.signal.shape[1]
+    groups = [[i] for i in range(n_leads)] if preparation.lead == "each" else [slice(None)]
     try:
-        x, metadata, names = beat_views(
-            recording.signal, peaks, fs=recording.fs, preparation=preparation
-        )
+        views = [
+            beat_views(recording.signal[:, group], peaks, fs=recording.fs, preparation=preparation)
+            for group in groups
+        ]
     except ValueError as error:
         raise ValueError(f"record {recording.name}: {error}") from error
     labels = np.full(len(symbols), "")
@@ -424,11 +505,12 @@ def _rows_of(recording, preparation):
     left_out = {
         label: int((labels == label).sum()) for label in "FQ" if label not in classes
     } | left_out
-    rows = {
-        "x": x[kept],
-        "y": np.array([classes.index(label) for label in labels[kept]], np.int64),
-        "metadata": metadata[kept],
-        "symbols": symbols[kept],
-        "names": names,
+    y = np.array([classes.index(label) for label in labels[kept]], np.int64)
+    rows = {  # one lead after the other
+        "x": np.concatenate([x[kept] for x, _, _ in views]),
+        "y": np.tile(y, len(views)),
+        "metadata": np.concatenate([metadata[kept] for _, metadata, _ in views]),
+        "symbols": np.tile(symbols[kept], len(views)),
+        "names": views[0][2],
     }
     return rows, left_out
