@@ -20,7 +20,9 @@ from .models import build_model as build_model
 from .presets import PRESETS as PRESETS
 from .ptbxl import load_ptbxl as load_ptbxl
 from .ptbxl import load_ptbxl_part as load_ptbxl_part
+from .saved_models import list_pretrained as list_pretrained
 from .saved_models import load_model as load_model
+from .saved_models import load_pretrained as load_pretrained
 from .saved_models import predict as predict
 from .search import search as search
 from .spectrograms import to_scalograms as to_scalograms

@@ -2,7 +2,7 @@
 
 Conventions
 -----------
-The script is ``kaggle_kernel.py`` with the package in front of it, as a zip in base64. Run or
+The script is ``kaggle_kernel.py`` with the package in front of it, as a tar.xz in base 85. Run or
 pasted alone it unpacks the package into a temporary folder, puts that on the import path and goes
 on as the kernel does. The same package gives the same bytes.
 """
@@ -11,27 +11,27 @@ import base64
 import io
 import pathlib
 import re
-import textwrap
-import zipfile
+import tarfile
 
 from ecg_keras.storage import write_json, write_text
 
 _MOST_BYTES = 1_000_000  # Kaggle refuses larger sources
-_KINDS = (".py", ".pyi", ".css", ".jinja", ".js")
+_KINDS = (".py", ".pyi", ".css", ".jinja", ".js", ".json", ".keras")
 _HEAD = '''"""ecg_keras {version} and its Kaggle kernel, written by `ecg-keras bundle`."""
 
 import base64
 import io
 import sys
+import tarfile
 import tempfile
-import zipfile
 
 _PACKAGE = """
 {package}
 """
 
 sys.path.insert(0, tempfile.mkdtemp(prefix="ecg_keras-"))
-zipfile.ZipFile(io.BytesIO(base64.b64decode(_PACKAGE))).extractall(sys.path[0])
+_PACKAGE = base64.b85decode("".join(_PACKAGE.split()))
+tarfile.open(fileobj=io.BytesIO(_PACKAGE)).extractall(sys.path[0], filter="data")
 
 '''
 
@@ -39,7 +39,7 @@ zipfile.ZipFile(io.BytesIO(base64.b64decode(_PACKAGE))).extractall(sys.path[0])
 def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras MIT BIH"):
     """Write the package and the kernel as one script, and the metadata for Kaggle's command line.
 
-    Shipped weights are left out: the kernel trains, and needs none.
+    The pretrained models are in it too.
 
     Parameters
     ----------
@@ -80,7 +80,8 @@ def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras M
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     if not slug:
         raise ValueError(f"title must have letters or digits, got {title!r}.")
-    package = "\n".join(textwrap.wrap(base64.b64encode(_zipped(folder)).decode(), 120))
+    package = base64.b85encode(_packed(folder)).decode()
+    package = "\n".join(package[i : i + 120] for i in range(0, len(package), 120))
     script = _HEAD.format(version=__version__, package=package) + kernel.read_text(encoding="utf-8")
     if len(script) > _MOST_BYTES:
         raise ValueError(
@@ -108,14 +109,15 @@ def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras M
     return out_dir / "ecg_keras_bundle.py"
 
 
-def _zipped(folder):
-    """The package's modules, templates and styles as the bytes of a zip; no caches."""
+def _packed(folder):
+    """The package's modules, templates, styles and models as the bytes of a tar.xz; no caches."""
     memory = io.BytesIO()
-    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with tarfile.open(fileobj=memory, mode="w:xz", preset=9) as archive:
         for path in sorted(folder.rglob("*")):
             if path.suffix in _KINDS and "__pycache__" not in path.parts:
-                # dated 1980, so the same package gives the same bytes
-                entry = zipfile.ZipInfo(f"ecg_keras/{path.relative_to(folder).as_posix()}")
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, path.read_bytes())
+                # without a date, so the same package gives the same bytes
+                entry = tarfile.TarInfo(f"ecg_keras/{path.relative_to(folder).as_posix()}")
+                entry.size = path.stat().st_size
+                with path.open("rb") as file:
+                    archive.addfile(entry, file)
     return memory.getvalue()

@@ -12,6 +12,7 @@ safe mode on. Class names and config keys are part of saved files: they never ch
 """
 
 import dataclasses
+import html
 import itertools
 
 import keras
@@ -398,7 +399,55 @@ def model_card(model):
     ['N', 'V']
     """
     layer = card_layer(model)
-    return None if layer is None else layer.info
+    return None if layer is None else ModelCard(layer.info)
+
+
+class ModelCard(dict):
+    """What a saved model says of itself: a dict that prints, and shows in notebooks, as a table.
+
+    Examples
+    --------
+    >>> print(ModelCard(classes=["N", "V"], fs=125.0, thresholds=None))
+    classes      N, V
+    fs           125
+    """
+
+    # long, or only for programs
+    _hidden = ("patients", "split", "preparation", "metadata_names", "figures")
+
+    def lines(self):
+        """Names and values as pairs of texts; figures one by one."""
+        lines = [
+            (name.replace("_", " "), _plain_text(value))
+            for name, value in self.items()
+            if name not in self._hidden and value not in (None, [], "")
+        ]
+        if self.get("patients"):
+            lines.append(("patients", f"{len(self['patients']):,} that it was trained on"))
+        for figure in self.get("figures") or ():
+            low, high = figure.get("interval") or (None, None)
+            spread = "" if low is None else f" (95 % interval {low:.3g} to {high:.3g})"
+            said = f"{figure['value']:.4g}{spread}, {figure['on']}"
+            lines.append((figure["name"], said))
+        return lines
+
+    def __str__(self):
+        return "\n".join(f"{name:12} {text}" for name, text in self.lines())
+
+    def _repr_html_(self):
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for name, text in self.lines()
+        )
+        return f"<table>{rows}</table>"
+
+
+def _plain_text(value):
+    """A value of a card as text."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @_registered

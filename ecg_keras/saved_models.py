@@ -8,7 +8,11 @@ standardisation, cropping and images happen inside. Its card, see `layers.model_
 needs and what it was trained on.
 """
 
+import hashlib
+import json
 import pathlib
+import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -29,8 +33,20 @@ from ecg_keras.layers import (
 )
 from ecg_keras.recordings import OpenRecording, choose_leads, open_recording
 from ecg_keras.signals import fill_gaps, resample
-from ecg_keras.storage import atomic_path
+from ecg_keras.storage import atomic_path, write_json
 
+_SHIPPED = pathlib.Path(__file__).parent  # of the pretrained models and of their list
+_LIST = "pretrained.json"
+# options that Keras 3.15 writes and 3.13 refuses, and the values with which they change nothing
+_NEW_OPTIONS = {
+    "input_axes": None,
+    "output_axes": None,
+    "renorm": False,
+    "renorm_clipping": None,
+    "renorm_momentum": 0.99,
+    "sliding_window": None,
+    "use_gate": False,
+}
 _MOST_SEEN = 0.01  # share of rows trained on that is still measured, see `check_unseen`
 
 
@@ -39,8 +55,8 @@ def load_model(path):
 
     Parameters
     ----------
-    path : path
-        A model.keras.
+    path : path or str
+        A model.keras, or the name of a pretrained model (`list_pretrained`).
 
     Returns
     -------
@@ -65,9 +81,14 @@ def load_model(path):
     >>> model_card(load_model(file))["classes"]
     ['N', 'V']
     """
+    if str(path).replace("-", "_") in _shipped():
+        return load_pretrained(str(path))
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such model file; fit_and_report writes one as model.keras.")
+        raise ValueError(
+            f"{path}: no such model file; fit_and_report writes one as model.keras. Names of "
+            f"pretrained models are {', '.join(_shipped())}."
+        )
     try:
         model = keras.saving.load_model(path)
     except (ValueError, OSError, TypeError) as error:
@@ -80,6 +101,184 @@ def load_model(path):
             "fit_and_report."
         )
     return model
+
+
+def list_pretrained():
+    """The models that come with the package, one per row.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by name; ``reads``, ``classes``, ``fs`` (Hz), ``leads``, ``trained_on``,
+        ``figure``, ``kilobytes``, ``licence``. The whole story of one is
+        ``model_card(load_pretrained(name))``.
+
+    Examples
+    --------
+    >>> list_pretrained().columns[:3].tolist()
+    ['reads', 'classes', 'fs']
+    """
+    import pandas as pd
+
+    columns = "reads classes fs leads trained_on figure kilobytes licence".split()
+    rows = {
+        name: [
+            about["reads"],
+            " ".join(about["classes"]),
+            about["fs"],
+            " ".join(about["leads"]),
+            about["trained_on"],
+            about["figure"],
+            round(about["bytes"] / 1000),
+            about["licence"],
+        ]
+        for name, about in _shipped().items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("name")
+
+
+def load_pretrained(name):
+    """Load a model that comes with the package.
+
+    Parameters
+    ----------
+    name : str
+        As `list_pretrained` shows it; hyphens for underscores are taken too.
+
+    Returns
+    -------
+    keras.Model
+        As `load_model` gives it. Its card also says its purpose, data, licence, citation, protocol,
+        figures, what it was never shown and what it must not be used for.
+
+    Raises
+    ------
+    ValueError
+        If there is no model of this name, or its file is damaged.
+
+    Examples
+    --------
+    >>> load_pretrained("mona_lisa")
+    Traceback (most recent call last):
+        ...
+    ValueError: there is no pretrained model 'mona_lisa'; there is ...
+    """
+    known = _shipped()
+    key = str(name).replace("-", "_")
+    if key not in known:
+        raise ValueError(f"there is no pretrained model {name!r}; there is {', '.join(known)}.")
+    path = _SHIPPED / f"pretrained_{key}.keras"
+    if not path.is_file() or _sha256(path) != known[key]["sha256"]:
+        raise ValueError(
+            f"{path} is missing, or is not the file that was shipped (its checksum differs); "
+            "install the package again."
+        )
+    return keras.saving.load_model(path, compile=False)
+
+
+def _shipped():
+    """The list of pretrained models, by name."""
+    path = _SHIPPED / _LIST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _sha256(path):
+    """Checksum of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_pretrained(model, name, about, *, folder=_SHIPPED, check=None):
+    """Make a trained model one that the package ships: small, with a whole card, and checksummed.
+
+    Parameters
+    ----------
+    model : keras.Model or path
+        A saved model.
+    name : str
+        Its name, an identifier.
+    about : dict
+        What is added to its card: ``reads`` and ``trained_on`` (short, for the list), ``purpose``,
+        ``data``, ``licence``, ``citation``, ``protocol``, ``figure`` (short), ``figures`` (list of
+        dicts with ``name``, ``value``, ``interval`` and ``on``), ``never_shown``, ``not_for``.
+    folder : path, optional
+        Where to write; by default the package itself.
+    check : ECGDataset, optional
+        Rows on which the shipped model must decide as the given one (99.9 %). Its weights are
+        rounded to 11 bits, as float16 has them, so that the file packs well.
+
+    Returns
+    -------
+    pathlib.Path
+        ``pretrained_NAME.keras``; its line in pretrained.json is written too.
+
+    Raises
+    ------
+    ValueError
+        If `about` lacks an entry, or rounding changes decisions.
+    """
+    needed = "reads trained_on purpose data licence citation protocol figure figures never_shown"
+    if absent := [key for key in (*needed.split(), "not_for") if key not in about]:
+        raise ValueError(f"the card of a pretrained model needs {', '.join(absent)}.")
+    model = load_model(model) if isinstance(model, (str, pathlib.Path)) else model
+    whole = predict(model, check) if check is not None else None
+    model.set_weights([_rounded(weight) for weight in model.get_weights()])
+    if check is not None:
+        same = (predict(model, check).argmax(axis=1) == whole.argmax(axis=1)).mean()
+        if same < 0.999:
+            raise ValueError(f"rounding the weights changes {1 - same:.2%} of the decisions.")
+    layer = card_layer(model)
+    layer.info = {"name": name, **about, **layer.info}
+    if layer.rows is not None:  # one in sixteen tells as much, in less room
+        layer.rows = layer.rows[layer.rows < 2**32 // 16]
+    path = pathlib.Path(folder) / f"pretrained_{name}.keras"
+    with atomic_path(path) as part:
+        model.save(part)
+        _make_portable(part, packed=True)
+    known = {**_shipped()} if folder == _SHIPPED else {}
+    short = {key: about[key] for key in ("reads", "trained_on", "figure", "licence")}
+    short |= {key: layer.info[key] for key in ("classes", "fs", "leads")}
+    known[name] = {**short, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+    write_json(pathlib.Path(folder) / _LIST, dict(sorted(known.items())))
+    return path
+
+
+def _rounded(weight):
+    """Floats cut to the 11 leading bits that float16 has, at any size; integers as they are."""
+    if weight.dtype != np.float32:
+        return weight
+    mantissa, exponent = np.frexp(weight)
+    return np.ldexp(np.round(mantissa * 2048) / 2048, exponent).astype(np.float32)
+
+
+def _make_portable(path, *, packed=False):
+    """Leave out of a .keras file what only newer Keras knows; pack it smaller where asked."""
+    copy = path.with_name(path.name + ".zip")
+    try:
+        kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w", kind, compresslevel=9) as new:
+            for item in old.namelist():
+                content = old.read(item)
+                if item == "config.json":
+                    content = json.dumps(_plain_options(json.loads(content))).encode()
+                entry = zipfile.ZipInfo(item)  # dated 1980: the same model gives the same bytes
+                entry.compress_type = kind
+                new.writestr(entry, content)
+        shutil.copyfile(copy, path)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _plain_options(config):
+    """A model's config without options of newer Keras that change nothing."""
+    if isinstance(config, list):
+        return [_plain_options(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: _plain_options(value)
+        for key, value in config.items()
+        if key not in _NEW_OPTIONS or value != _NEW_OPTIONS[key]
+    }
 
 
 def predict(model, data, *, fs=None, batch_size=256):
@@ -300,6 +499,7 @@ def save_served(path, model, like, *, thresholds=None, tolerance=1e-4):
         rows = represent(rows, like.grid)
     with atomic_path(path) as part:
         whole.save(part)
+        _make_portable(part)
         loaded = keras.saving.load_model(part)
         gap = float(np.abs(predict(loaded, probe) - predict(model, rows)).max())
         if not gap <= tolerance:

@@ -4,16 +4,23 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 from conftest import toy_dataset
 
-from ecg_keras import build_model, to_spectrograms
+from ecg_keras import (
+    build_model,
+    list_pretrained,
+    load_pretrained,
+    saved_models,
+    to_spectrograms,
+)
 from ecg_keras.dataset import Scaler, balance_train
 from ecg_keras.layers import Card, model_card
-from ecg_keras.saved_models import check_unseen, load_model, predict, save_served
+from ecg_keras.saved_models import check_unseen, load_model, predict, save_served, served
 from ecg_keras.training import evaluate_and_report
 
 pytestmark = pytest.mark.usefixtures("without_drawing")
@@ -296,3 +303,66 @@ except ImportError as error:
 print(ecg_keras.ECGDataset.__name__)
 """
     assert run_python(code).splitlines() == ["no backend here", "ECGDataset"]
+
+
+ABOUT = {
+    key: f"the {key}"
+    for key in "reads trained_on purpose data licence citation protocol figure not_for".split()
+} | {
+    "never_shown": "nobody",
+    "figures": [{"name": "accuracy", "value": 0.5, "interval": [0.4, 0.6], "on": "toy rows"}],
+}
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A folder that ships one small model, and the model."""
+    rows = toy_dataset(n=12)
+    model = served(build_model("cnn1d", like=rows, filters=(4,)), rows)
+    monkeypatch.setattr(saved_models, "_SHIPPED", tmp_path)
+    saved_models.write_pretrained(model, "toy_model", ABOUT, folder=tmp_path, check=rows)
+    return tmp_path, model, rows
+
+
+def test_a_pretrained_model_is_found_by_its_name_and_told_in_a_table(shipped):
+    _, model, rows = shipped
+    for name in ("toy_model", "toy-model"):
+        np.testing.assert_allclose(predict(load_pretrained(name), rows), predict(model, rows))
+    assert model_card(load_model("toy_model"))["purpose"] == "the purpose"
+    table = list_pretrained()
+    assert table.index.tolist() == ["toy_model"] and table["classes"].tolist() == ["N S V"]
+    card = model_card(load_pretrained("toy_model"))
+    assert "accuracy     0.5 (95 % interval 0.4 to 0.6), toy rows" in str(card)
+    assert "the citation" in card._repr_html_()
+
+
+def test_a_damaged_or_unknown_pretrained_model_is_one_sentence(shipped):
+    folder = shipped[0]
+    with pytest.raises(ValueError, match="no pretrained model 'other'; there is toy_model"):
+        load_pretrained("other")
+    path = folder / "pretrained_toy_model.keras"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match="checksum differs"):
+        load_pretrained("toy_model")
+
+
+def test_a_card_has_to_be_whole(shipped):
+    folder, model, _ = shipped
+    with pytest.raises(ValueError, match="needs licence"):
+        saved_models.write_pretrained(
+            model, "b", {key: ABOUT[key] for key in ABOUT if key != "licence"}, folder=folder
+        )
+
+
+def test_the_models_that_ship_load_and_say_what_they_are():
+    for name in list_pretrained().index:
+        card = model_card(load_pretrained(name))
+        assert card["name"] == name and card["not_for"] and card["figures"]
+
+
+def test_a_saved_file_holds_nothing_that_only_newer_keras_knows(tmp_path):
+    rows = toy_dataset(n=12)
+    save_served(tmp_path / "model.keras", build_model("resnet1d", like=rows, filters=(4,)), rows)
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        config = file.read("config.json").decode()
+    assert not [name for name in saved_models._NEW_OPTIONS if f'"{name}"' in config]
