@@ -111,8 +111,8 @@
   // ---------------------------------------------------------------- view
   const view = { start: 0, pxPerS: 25 * MM, gain: 10 };
   let reached = null, calipers = null, measuring = false, showMarks = true, chosen = -1, printing = false;
-  let lane = 170, width = 1000, queued = false, drawn = () => {};
-  const ready = new Promise((done) => { drawn = done; });
+  let lane = 170, width = 1000, queued = false, drawn = null, allDrawn = null;
+  const ready = new Promise((done) => { drawn = done; }), allStrips = new Promise((done) => { allDrawn = done; });
   const span = () => width / view.pxPerS;
   const speed = () => view.pxPerS / MM;
   const xOf = (t) => (t - view.start) * view.pxPerS;
@@ -153,7 +153,7 @@
     const style = getComputedStyle(document.documentElement), get = (name) => style.getPropertyValue(name).trim();
     ink = { paper: get("--paper"), fine: get("--fine"), bold: get("--bold"), trace: get("--trace"), quiet: get("--quiet"), text: get("--ink"), shade: get("--shade") };
     ink.dark = !printing && matchMedia("(prefers-color-scheme: dark)").matches;
-    if (printing) Object.assign(ink, { paper: "#fff", fine: "#ececec", bold: "#cfcfcf", trace: "#000", quiet: "#444", text: "#000", shade: "#0000001f" });
+    if (printing) Object.assign(ink, { paper: "#ffffff", fine: "#ececec", bold: "#cfcfcf", trace: "#000", quiet: "#444", text: "#000", shade: "#0000001f" });
     ink.of = meta.classes.map((name) => lighter(meta.colours[name] || "#6b7782"));
   }
   function lighter(colour) { // for dark paper
@@ -176,6 +176,7 @@
     c.textBaseline = "alphabetic";
     return [c, w, h];
   }
+  const tint = (of, alpha) => (of < 0 ? "#808080" : ink.of[of]) + alpha;
   function lines(c, colour, thickness, paths) {
     c.strokeStyle = colour;
     c.lineWidth = thickness;
@@ -290,6 +291,11 @@
       const [y0, y1] = s.lead ? [TOP + lane * lead, TOP + lane * (lead + 1)] : [TOP, bottom];
       shaded(c, xOf(s.start_s), xOf(s.stop_s), y0, y1, s.why);
     }
+    for (const e of meta.events) {
+      if (e.kind !== "flutter" || e.stop_s < from || e.start_s > to) continue;
+      c.fillStyle = tint(meta.classes.indexOf(e.class), "1f");
+      c.fillRect(xOf(e.start_s), TOP, (e.stop_s - e.start_s) * view.pxPerS, bottom - TOP);
+    }
     const perPixel = FS / view.pxPerS, afar = perPixel > 4;
     const first = lowerBound(beats.time, from - 1), last = lowerBound(beats.time, to + 1);
     const apart = last - first > 1 ? w / Math.max(1, last - first) : 99;
@@ -358,7 +364,7 @@
         c.fillStyle = colour;
         c.fillText(name, x, 13);
       }
-      if (beats.rr[i] && beats.rr[i] / 1000 * view.pxPerS > 46) { // between the two beats
+      if (beats.rr[i] && (beats.rr[i] / 1000) * view.pxPerS > 34) { // between the two beats
         c.font = "11px system-ui, sans-serif";
         c.fillStyle = ink.quiet;
         c.fillText(beats.rr[i], x - (beats.rr[i] / 2000) * view.pxPerS, 32);
@@ -389,7 +395,7 @@
         if (!(b > a)) continue;
         lines(c, ink.text, 1.2, () => { c.moveTo(a, y - 4); c.lineTo(a, y); c.lineTo(b, y); c.lineTo(b, y - 4); });
         c.fillStyle = ink.text;
-        if (b - a > 8) c.fillText(name, (a + b) / 2, y - 4);
+        if (b - a > c.measureText(name).width - 2) c.fillText(name, (a + b) / 2, y - 4);
       }
     }
     c.font = "12px system-ui, sans-serif";
@@ -454,6 +460,11 @@
       c.fillStyle = ink.shade;
       c.fillRect(s.start_s * scale, 0, Math.max(1, (s.stop_s - s.start_s) * scale), axis);
     }
+    for (const e of meta.events) {
+      if (e.kind !== "flutter") continue;
+      c.fillStyle = tint(meta.classes.indexOf(e.class), "48");
+      c.fillRect(e.start_s * scale, 0, Math.max(1.5, (e.stop_s - e.start_s) * scale), axis);
+    }
     if (meta.windows.start.length) windowsOverview(c, scale, axis);
     else minutesOverview(c, w, scale, axis, split);
     const step = TICKS.find((s) => s >= 60 && s * scale > 64) || 86400;
@@ -486,12 +497,7 @@
     if (!rates.length) return;
     const least = Math.min(50, Math.floor(Math.min(...rates) / 10) * 10), most = Math.max(100, Math.ceil(Math.max(...rates) / 10) * 10);
     const y = (rate) => 5 + ((most - rate) / (most - least)) * (split - 12);
-    c.textAlign = "left";
-    for (const rate of [least, most]) {
-      lines(c, ink.bold, 1, () => { c.moveTo(0, y(rate)); c.lineTo(w, y(rate)); });
-      c.fillStyle = ink.quiet;
-      c.fillText(rate + "/min", 3, rate === most ? y(rate) + 11 : y(rate) - 3);
-    }
+    for (const rate of [least, most]) lines(c, ink.bold, 1, () => { c.moveTo(0, y(rate)); c.lineTo(w, y(rate)); });
     lines(c, ink.trace, 1.4, () => {
       let open = false;
       for (const bar of bars) {
@@ -513,9 +519,15 @@
         base -= tall;
       }
     }
-    c.fillStyle = ink.quiet;
-    c.fillText(`${Math.round(tallest)}/min`, 3, split + 10);
     lines(c, ink.bold, 1, () => { c.moveTo(0, split); c.lineTo(w, split); });
+    c.textAlign = "right";
+    c.font = "11px system-ui, sans-serif";
+    for (const [text, at] of [[most, y(most) + 10], [least, y(least) - 2], [Math.round(tallest), split + 11]]) {
+      c.fillStyle = ink.paper + "cc";
+      c.fillRect(w - 46, at - 9, 45, 11);
+      c.fillStyle = ink.quiet;
+      c.fillText(text + "/min", w - 4, at);
+    }
   }
   function windowsOverview(c, scale, axis) {
     const said = meta.windows, tall = axis / meta.classes.length;
@@ -541,7 +553,7 @@
     all[0].querySelector("[value=free]").textContent = `${speed() < 1 ? speed().toPrecision(1) : speed().toFixed(1)} mm/s`;
     all[1].value = String(view.gain);
     clearTimeout(telling);
-    telling = setTimeout(() => { // not at every step of a drag
+    const say = () => {
       const counts = new Map();
       let sum = 0, n = 0;
       for (let i = lowerBound(beats.time, from); i < beats.n && beats.time[i] <= to; i++) {
@@ -554,7 +566,8 @@
       if (counts.size) text += " \u00b7 " + [...counts].map(([name, k]) => `${k} ${name || "beats"}`).join(", ");
       $("status").textContent = text;
       $("beat").textContent = chosen < 0 ? "Click a beat for its figures." : aboutBeat(chosen);
-    }, 120);
+    };
+    if (printing) say(); else telling = setTimeout(say, 120); // not at every step of a drag
   }
   function aboutBeat(i) {
     const name = meta.classes[beats.cls[i]], parts = [`Beat ${i + 1} of ${beats.n.toLocaleString("en")} at ${clock(beats.time[i], 2)}`];
@@ -593,7 +606,8 @@
     stops.sort((a, b) => a[0] - b[0]);
   }
   function jump(direction) {
-    const here = reached && reached[0] === view.start ? reached[1] : view.start + span() / 2;
+    const ends = view.start <= 0 ? -1 : view.start >= DURATION - span() - 1e-6 ? DURATION + 1 : view.start + span() / 2;
+    const here = reached && reached[0] === view.start ? reached[1] : ends;
     const to = direction > 0 ? stops.find((s) => s[0] > here + 0.02) : stops.findLast((s) => s[0] < here - 0.02);
     if (!to) { $("status").textContent = direction > 0 ? "No more after this." : "None before this."; return; }
     let beat = to[1];
@@ -642,13 +656,13 @@
     const [c, w, h] = pen(canvas), perS = 25 * MM, from = t - w / perS / 2, lead = meta.lead;
     paper(c, w, 0, h, from, perS);
     let least = Infinity, most = -Infinity;
-    for (let i = Math.floor(Math.max(0, from) * FS); i < (from + w / perS) * FS && i < meta.samples; i++) {
+    for (let i = Math.floor(Math.max(0, t - 1) * FS); i < (t + 1) * FS && i < meta.samples; i++) {
       const v = valueAt(i, lead);
       if (v < least) least = v;
       if (v > most) most = v;
     }
     if (!(least <= most)) return;
-    const zero = (least + most) / 2, x = (s) => (s - from) * perS, y = (mv) => h / 2 + 8 - (mv - zero) * 10 * MM;
+    const zero = (least + most) / 2, x = (s) => (s - from) * perS, y = (mv) => h / 2 + 5 - (mv - zero) * 10 * MM;
     c.lineJoin = "round";
     lines(c, ink.trace, 1.2, () => trace(c, lead, from, from + w / perS, x, y));
     c.textAlign = "center";
@@ -749,6 +763,7 @@
     const arrows = event.shiftKey && calipers
       ? { ArrowLeft: () => { calipers.t1 -= 0.01; redraw(); }, ArrowRight: () => { calipers.t1 += 0.01; redraw(); } }
       : { ArrowLeft: () => move(-span() / 8), ArrowRight: () => move(span() / 8) };
+    if (event.key === "Home" || event.key === "End") reached = null;
     const pages = { PageUp: () => move(-screen), PageDown: () => move(screen), Home: () => move(-Infinity), End: () => { view.start = DURATION; changed(); } };
     if (event.key === "Escape" && (calipers || measuring)) { if (measuring) DO.calipers(); calipers = null; redraw(); return; }
     const action = letters[event.key] || (free && arrows[event.key]) || (on && pages[event.key]);
@@ -759,7 +774,15 @@
   new ResizeObserver(() => { redraw(); strips(); }).observe($("trace"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); redraw(); strips(); });
   for (const [kind, on] of [["beforeprint", true], ["afterprint", false]]) {
-    addEventListener(kind, () => { printing = on; readColours(); draw(); strips(); });
+    addEventListener(kind, () => { // canvases get the size that they have on paper
+      const t = view.start;
+      printing = on;
+      document.body.classList.toggle("printing", on);
+      readColours();
+      draw();
+      strips();
+      view.start = t;
+    });
   }
 
   // ---------------------------------------------------------------- start
@@ -779,12 +802,14 @@
     draw();
     await need(view.start * FS, (view.start + span()) * FS);
     draw();
-    drawn(performance.now()); // ms since the page was asked for
+    drawn(performance.now());
     await drawStrips();
+    allDrawn();
   }
   // For tests and for the console: what is shown, and where a sample of the recording is drawn.
   window.ecg = {
-    ready: ready, // milliseconds after which the first view was complete
+    ready, // milliseconds after which the first view was complete
+    strips: allStrips, // resolved when they are drawn
     view, go, zoom, move, next: () => jump(1), previous: () => jump(-1),
     get beats() { return beats; },
     get calipers() { return calipers; },

@@ -29,7 +29,7 @@ from ecg_keras.storage import atomic_path
 STEP_MV = 0.005  # of the signal on the page
 _MISSING = -32768  # in steps: nothing was recorded
 _CHUNK_S, _BLOCK_CHUNKS = 60, 10  # unpacked at once; read at once
-_MOST_SAMPLES, _LEAST_FS = 22e6, 100.0  # of all leads together; below this rate nothing is thinned
+_MOST_SAMPLES, _LEAST_FS = 26e6, 100.0  # of all leads together; below this rate nothing is thinned
 _MOST_BINS, _LEAST_BIN_S = 90_000, 0.1
 _PER_CLASS = 3  # strips of each class
 _MOST_WINDOWS = 300  # rows of a table
@@ -182,7 +182,7 @@ def _colours(classes):
 
 
 def _what_fits(recording, annotation):
-    """Columns to show, and one of how many samples: a page holds 22 million, at 100 Hz or more."""
+    """Columns to show, and one of how many samples: a page holds 26 million, at 100 Hz or more."""
     columns = list(range(len(recording.leads)))
     highest = max(1, int(recording.fs / _LEAST_FS))
     for factor in range(1, highest + 1):
@@ -392,7 +392,7 @@ def _cards(annotation):
             cards.append((pages.percent(share), f"{name} burden", f"{count:,} beats", False))
     if said.get("longest_rr"):
         longest = said["longest_rr"]
-        below = Markup("at {}, {} pauses of 3 s or more").format(
+        below = Markup("at {}, {} of 3 s or more").format(
             _jump(longest["time_s"], start), said.get("pauses", 0)
         )
         cards.append((f"{longest['seconds']:.2f} s", "longest RR", below, False))
@@ -447,6 +447,22 @@ def _summary(said, start):
     heads += ["fastest run (per minute)", "bigeminy", "trigeminy"]
     html = pages.table(heads, rows) if rows else Markup()
     facts = []
+    rate = said.get("heart_rate") or {}
+    if rate.get("mean"):
+        text = Markup("mean {:.0f}, lowest {:.0f} at {}, highest {:.0f} at {}").format(
+            rate["mean"]["bpm"],
+            rate["min"]["bpm"],
+            _jump(rate["min"]["time_s"], start),
+            rate["max"]["bpm"],
+            _jump(rate["max"]["time_s"], start),
+        )
+        facts.append(("Heart rate per minute", text))
+    if said.get("longest_rr"):
+        longest, n = said["longest_rr"], said.get("pauses", 0)
+        text = Markup("{:.2f} s at {}; {} pause{} of 3 s or more").format(
+            longest["seconds"], _jump(longest["time_s"], start), n, "s" * (n != 1)
+        )
+        facts.append(("Longest RR", text))
     if said.get("flutter_s"):
         facts.append(("Ventricular flutter or fibrillation", f"{said['flutter_s']} s"))
     for why, seconds in (said.get("unreadable_s") or {}).items():
@@ -481,10 +497,10 @@ def _strips(annotation, beats, meta, start):
     for name, row in chosen:
         at = beats["time_s"].iloc[row]
         p = beats[f"p_{name}"].iloc[row] if f"p_{name}" in beats else np.nan
-        text = f"{name}, p {p:.2f}" if np.isfinite(p) else name
+        text = f"p {p:.2f}" if np.isfinite(p) else ""
         rr = beats["rr_before_s"].iloc[row]
         text += f", RR {1000 * rr:.0f} ms" if np.isfinite(rr) else ""
-        shown.append((name, f"{at:.3f}", _jump(at, start), text))
+        shown.append((name, f"{at:.3f}", _jump(at, start), text.removeprefix(", ")))
     return shown
 
 

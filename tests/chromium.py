@@ -33,8 +33,11 @@ console.error = (...a) => { __errors.push(a.join(' ')); __error(...a); };
 </script>"""
 
 _LAST = """<script>
-addEventListener('load', () => setTimeout(() => {
+addEventListener('load', () => setTimeout(async () => {
+  let result = null;
+  try { result = await (async () => { SCRIPT })(); } catch (e) { __errors.push('script: ' + e); }
   const seen = {
+    result,
     title: document.title,
     headings: [...document.querySelectorAll('h1, h2, h3')].map(h => h.textContent),
     sections: [...document.querySelectorAll('section[id]')].map(s => s.id),
@@ -54,13 +57,14 @@ addEventListener('load', () => setTimeout(() => {
 </script>"""
 
 
-def open_page(path, *, width=1200, height=900, settle_ms=200):
-    """Open an HTML file and return what was seen.
+def open_page(path, *, width=1200, height=900, settle_ms=200, script=""):
+    """Open an HTML file and return what was seen, after `script` (the body of an async function).
 
-    Returns a dict: ``title, headings, sections`` (ids), ``images`` (alt, natural width, shown
-    width), ``failed_images`` (their alt), ``requests`` (addresses fetched), ``overflow`` (pixels
-    that the page is wider than the window), ``text`` (as a visitor reads it) and ``errors`` (of
-    scripts, of the console, of loading).
+    Returns a dict: ``result`` (what the script returned), ``title, headings, sections`` (ids),
+    ``images`` (alt, natural width, shown width), ``failed_images`` (their alt), ``requests``
+    (addresses fetched), ``overflow`` (pixels that the page is wider than the window), ``text`` (as
+    a visitor reads it) and ``errors`` (of scripts, of the console, of loading). Frames are not
+    drawn while the script runs: it must not wait for requestAnimationFrame.
     Skips the test where there is no Chromium.
     """
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
@@ -72,7 +76,8 @@ def open_page(path, *, width=1200, height=900, settle_ms=200):
     assert "<head>" in source and "</body>" in source, f"{path} is not a whole page"
     watched = source.replace("<head>", "<head>" + _FIRST, 1)
     before, after = watched.rsplit("</body>", 1)
-    watched = before + _LAST.replace("SETTLE", str(settle_ms)) + "</body>" + after
+    last = _LAST.replace("SETTLE", str(settle_ms)).replace("SCRIPT", script)
+    watched = before + last + "</body>" + after
     if width < _LEAST_WIDTH:  # of a window; a frame may be as narrow as a phone
         style = f"width:{width}px;height:{height}px;border:0"
         frame = f'<iframe style="{style}" srcdoc="{html.escape(watched)}"></iframe>'
