@@ -15,6 +15,7 @@ import html
 import pathlib
 import re
 import sys
+import tempfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ _BEATS_OF_RATE = 8  # RR intervals that a heart rate is the mean of
 _PAUSE_S = 3.0
 _SLOW_BPM, _FAST_BPM, _LASTING_S = 50.0, 120.0, 10.0
 _SYMBOLS = {"N": "N", "S": "S", "V": "V", "F": "F", "Q": "Q", UNREAD: "Q"}  # WFDB's
+_UNREADABLE = 0x30  # subtype of WFDB's "~" where no signal can be read; 0 where they can be again
 
 
 @dataclass(frozen=True, eq=False)
@@ -900,27 +902,30 @@ def _write_wfdb(path, annotation):
     label = beats["class"].to_numpy()
     known = np.isin(label, list(_SYMBOLS))
     notes = [
-        (int(s), _SYMBOLS.get(c, "Q"), "" if k else str(c))
+        (int(s), 0, _SYMBOLS.get(c, "Q"), "" if k else str(c))
         for s, c, k in zip(beats["sample"], label, known)
     ]
     for kind, start_s, stop_s in annotation.events[["kind", "start_s", "stop_s"]].itertuples(
         index=False
     ):
         if kind == "flutter":
-            notes.append((round(start_s * annotation.fs), "[", ""))
-            notes.append((round(stop_s * annotation.fs) - 1, "]", ""))
+            notes.append((round(start_s * annotation.fs), 0, "[", ""))
+            notes.append((round(stop_s * annotation.fs) - 1, 0, "]", ""))
+    spans = annotation.spans
+    for start_s, stop_s in spans.loc[spans["lead"] == "", ["start_s", "stop_s"]].to_numpy():
+        notes.append((round(start_s * annotation.fs), _UNREADABLE, "~", ""))
+        notes.append((round(stop_s * annotation.fs) - 1, 0, "~", ""))
     notes.sort(key=lambda note: note[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    import tempfile
-
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".ecg-") as folder:
         if notes:
             wfdb.wrann(
                 path.stem,
                 "ecg",
                 np.array([note[0] for note in notes]),
-                symbol=[note[1] for note in notes],
-                aux_note=[note[2] for note in notes],
+                subtype=np.array([note[1] for note in notes]),
+                symbol=[note[2] for note in notes],
+                aux_note=[note[3] for note in notes],
                 fs=annotation.fs,
                 write_dir=folder,
             )

@@ -152,9 +152,10 @@ def test_files_are_those_that_viewers_read(beat_model, folder, tmp_path):
     name = folder[1][0]
     found = annotate(model, str(folder[0] / name), out_dir=tmp_path)
     notes = wfdb.rdann(str(tmp_path / name), "ecg")
-    assert notes.sample.tolist() == found.beats["sample"].tolist() and notes.fs == found.fs
+    beats = np.isin(notes.symbol, list("NSVFQ"))
+    assert notes.sample[beats].tolist() == found.beats["sample"].tolist() and notes.fs == found.fs
     symbols = found.beats["class"].replace(UNREAD, "Q").tolist()
-    assert notes.symbol == symbols
+    assert np.array(notes.symbol)[beats].tolist() == symbols
     table = pd.read_csv(tmp_path / "beats.csv", keep_default_na=False)
     assert table["class"].tolist() == found.beats["class"].tolist()
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -212,6 +213,19 @@ def test_what_cannot_be_read_is_marked_and_not_classified(beat_model):
     assert {"missing", "flat"} <= set(found.spans["why"])
     assert found.summary["analysable"] == pytest.approx(0.75, abs=0.04)
     assert found.summary["unreadable_s"]["missing"] == pytest.approx(20, abs=1)
+
+
+def test_unreadable_stretches_are_told_in_the_annotation_file(beat_model, tmp_path):
+    import wfdb
+
+    patient = simulate_patient(0, duration_s=60, fs=250)
+    x = patient.signal.copy()
+    x[250 * 20 : 250 * 30] = np.nan
+    found = annotate(beat_model[0], x, fs=250, leads=patient.leads, out_dir=tmp_path)
+    notes = wfdb.rdann(str(tmp_path / found.name), "ecg")
+    marks = np.array(notes.symbol) == "~"
+    assert np.array(notes.subtype)[marks].tolist() == [0x30, 0]
+    assert np.abs(notes.sample[marks] / 250 - [20, 30]).max() <= 2
 
 
 def test_signals_that_no_electrode_gives_are_not_classified(beat_model):
