@@ -1,4 +1,4 @@
-"""Read an ECG while it is recorded: beats and their classes, three seconds behind.
+"""Read an ECG piece by piece, a recording or one while it is recorded: beats and their classes.
 
 Conventions
 -----------
@@ -10,30 +10,32 @@ into chunks changes nothing.
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import socket
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from ecg_keras._checks import check_option, check_positive
-from ecg_keras.annotate import (
-    UNREAD,
-    Reader,
-    Reading,
-    choose_columns,
-    known_heights,
-    known_rates,
-    qrs_heights,
-)
 from ecg_keras.batches import keras_inputs
-from ecg_keras.beats import AHEAD_S, BEFORE_S, BeatContext
+from ecg_keras.beats import AHEAD_S, BEFORE_S, BeatContext, BeatPreparation, beat_views
+from ecg_keras.dataset import ECGDataset
 from ecg_keras.layers import model_card
-from ecg_keras.recordings import OpenRecording, _factor
-from ecg_keras.saved_models import load_model
-from ecg_keras.signals import QUALITY, PeakStream, fibrillation, signal_quality
+from ecg_keras.mitbih_csv import cut_beats
+from ecg_keras.recordings import OpenRecording, Recording, _factor, choose_leads
+from ecg_keras.saved_models import load_model, predict
+from ecg_keras.signals import (
+    QUALITY,
+    PeakStream,
+    fibrillation,
+    fill_gaps,
+    r_peaks,
+    signal_quality,
+)
 
 FORMATS = ("text", "int16", "float32")  # of `read_samples`
 _PAST_S, _AHEAD_S = 10, 2  # seconds before and after one that its quality depends on
@@ -45,6 +47,13 @@ _SIZES = (1, 8, 64, 256)  # rows that the model is called with: each is compiled
 _RATES, _HEIGHTS = 8, 30  # earlier beats that `known_rates` and `known_heights` look at
 _LEAST_SHARE = 0.2  # readable share of the last seconds without which a lead is not looked at
 _MINUTES = 600  # seconds of a recording that are read from disk at once
+UNREAD = "?"  # class of a beat that is not classified
+_MOST_LEADS = 2  # that a one-lead model is run on
+_FIRST_LEADS = ("MLII", "II", "V1", "V5", "V2")  # in this order, where leads have names
+_LEAST_BEATS = 10  # of a block: fewer say nothing about what is usual
+_SMALLEST_MV, _LARGEST_MV = 0.1, 10.0  # height of the typical QRS that the models know
+_FASTEST_BPM = 260.0
+BEATS_OF_RATE = 8  # RR intervals that a heart rate is the mean of
 
 
 class StreamingAnnotator:
@@ -612,3 +621,323 @@ class _Samples:
         """Say how many lines could not be read."""
         if self.n_bad:
             print(f"{self.n_bad} of {self.n_lines} lines were no samples.", file=sys.stderr)
+
+
+def model_reads(card):
+    """What a model reads: "beats", "csv" (beats as Kaggle's files have them) or "rows"."""
+    preparation = card.get("preparation") or {}
+    if "window_s" in preparation:
+        return "beats"
+    return "csv" if (card.get("split") or {}).get("loader") == "load_mitbih_csv" else "rows"
+
+
+def choose_columns(source, card, lead, notes):
+    """Column numbers of the leads to read, the model's first one first."""
+    kind = model_reads(card)
+    if lead is not None:
+        wanted = [lead] if isinstance(lead, str) else list(lead)
+        columns = choose_leads(source.name, source.leads, wanted)
+        if kind == "rows" and len(columns) != len(card["leads"]):
+            raise ValueError(_lacks(source, card))
+        return columns
+    if kind == "rows":
+        if len(card["leads"]) == len(source.leads) == 1:
+            return [0]
+        columns = [_column(source, name) for name in card["leads"]]
+        if None in columns:
+            raise ValueError(_lacks(source, card))
+        return columns
+    wanted = (card.get("preparation") or {}).get("lead", "MLII")
+    if wanted == "each":
+        named = [_column(source, name) for name in _FIRST_LEADS]
+        named = list(dict.fromkeys(column for column in named if column is not None))
+        rest = [column for column in _best_first(source) if column not in named]
+        return (named + rest)[:_MOST_LEADS]
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    columns = []
+    for name in wanted:
+        column = None if name == "other" else _column(source, name)
+        if column is None or column in columns:
+            rest = [column for column in _best_first(source) if column not in columns]
+            if not rest:
+                raise ValueError(_lacks(source, card))
+            column = rest[0]
+            if name != "other":
+                notes.append(
+                    f"The model was trained on lead {name}, which is not there; "
+                    f"{source.leads[column]} was read instead."
+                )
+        columns.append(column)
+    return columns
+
+
+def _lacks(source, card):
+    """The sentence for a recording without the model's leads."""
+    return (
+        f"{source.name}: the model reads {len(card['leads'])} leads ({', '.join(card['leads'])}), "
+        f"the recording has {len(source.leads)} ({', '.join(source.leads)}); give a recording or a "
+        "model of the other kind."
+    )
+
+
+def _column(source, name):
+    """Column of a lead by name, None where it is not there."""
+    try:
+        return choose_leads(source.name, source.leads, [name])[0]
+    except ValueError:
+        return None
+
+
+def _best_first(source):
+    """All columns, the one with the largest readable share of its first minutes first."""
+    if len(source.leads) == 1:
+        return [0]
+    middle = source.n_samples // 2
+    length = min(source.n_samples, int(120 * source.fs))
+    first = max(0, middle - length // 2)
+    good = signal_quality(source.read(first, first + length), fs=source.fs) == 0
+    return np.argsort(-good.mean(axis=0), kind="stable").tolist()
+
+
+@dataclass
+class Reading:
+    """What was read of a recording: its peaks and seconds, before they become tables."""
+
+    columns: list  # leads read
+    peaks: np.ndarray  # int64 (n_beats,)
+    probabilities: np.ndarray  # float32 (n_beats, classes), NaN where a beat was not classified
+    why: np.ndarray  # str (n_beats,), "" for classified beats
+    states: np.ndarray  # int8 (n_seconds, leads read), see `signals.signal_quality`
+    flutter: np.ndarray  # bool (n_seconds,)
+
+    def beats_table(self, fs, classes):
+        """The beats as a DataFrame, see `Annotation`."""
+        time_s = self.peaks / fs
+        quality = (self.states == 0).mean(axis=1) if self.states.size else np.zeros(0)
+        names = np.array([*classes, UNREAD, ""])
+        label = np.full(len(self.peaks), len(classes) + (not len(classes)))
+        known = self.why == ""
+        if len(classes):
+            label[known] = self.probabilities[known].argmax(axis=1)
+        table = {"sample": self.peaks, "time_s": time_s, "class": names[label], "why": self.why}
+        for i, name in enumerate(classes):
+            table[f"p_{name}"] = np.where(known, self.probabilities[:, i], np.nan)
+        before = np.full(len(time_s), np.nan)
+        before[1:] = np.diff(time_s)
+        before[self._after_gap(fs)] = np.nan
+        after = np.append(before[1:], np.nan)[: len(time_s)]
+        table |= {"rr_before_s": before, "rr_after_s": after, "rate_bpm": 60 / before}
+        second = np.minimum((self.peaks / fs).astype(int), max(0, len(quality) - 1))
+        wide = np.convolve(quality, np.ones(5) / 5, "same") if len(quality) > 5 else quality
+        table["quality"] = wide[second] if len(quality) else np.zeros(0)
+        return pd.DataFrame(table)
+
+    def _after_gap(self, fs):
+        """True for beats with a second between them and the one before that nobody could read."""
+        lost = ((self.states != 0).all(axis=1) | self.flutter).cumsum()
+        second = np.minimum((self.peaks / fs).astype(int), len(lost) - 1)
+        after = np.zeros(len(self.peaks), bool)
+        if len(lost):
+            after[1:] = np.diff(lost[second]) > 0
+        return after
+
+    def readable(self):
+        """True for seconds that at least one lead read can be read in, without flutter."""
+        return (self.states == 0).any(axis=1) & ~self.flutter
+
+    def spans(self, leads):
+        """Unreadable stretches as a DataFrame."""
+        rows = []
+        whole = (self.states != 0).all(axis=1)
+        kinds = [("", self.states.min(axis=1))]
+        if self.states.shape[1] > 1:
+            kinds += [
+                (leads[column], np.where(whole, 0, self.states[:, i]))
+                for i, column in enumerate(self.columns)
+            ]
+        for lead, codes in kinds:
+            rows += [(a, b, lead, QUALITY[code]) for a, b, code in stretches(codes)]
+        table = pd.DataFrame(rows, columns=["start_s", "stop_s", "lead", "why"])
+        return table.sort_values(["start_s", "lead"], ignore_index=True)
+
+    def flutter_spans(self):
+        """(start, stop) in seconds of each stretch of flutter or fibrillation."""
+        return [(a, b) for a, b, _ in stretches(self.flutter.astype(int))]
+
+
+def stretches(codes):
+    """(start, stop, code) of each stretch of one code that is not 0."""
+    if not len(codes):
+        return []
+    edges = np.flatnonzero(np.diff(codes)) + 1
+    starts, stops = np.append(0, edges), np.append(edges, len(codes))
+    return [(int(a), int(b), int(codes[a])) for a, b in zip(starts, stops) if codes[a]]
+
+
+class Reader:
+    """Reads pieces of one recording with a model; `annotate` and streams both use it.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A saved model.
+    name, fs : str and float
+        Of the recording.
+    columns : sequence of int
+        Leads to read.
+    """
+
+    def __init__(self, model, name, fs, columns):
+        self.model, self.name, self.fs, self.columns = model, name, fs, list(columns)
+        self.card = model_card(model)
+        self.kind = model_reads(self.card)
+        self.preparation, self.groups, self._contexts = None, [], []
+        if self.kind != "beats":
+            return
+        fields = {field.name for field in dataclasses.fields(BeatPreparation)}
+        own = {key: value for key, value in self.card["preparation"].items() if key in fields}
+        self.preparation = BeatPreparation(**own)
+        n = len(self.columns)
+        each = self.preparation.lead == "each"
+        self.groups = [[i] for i in range(n)] if each else [list(range(n))]
+        if self.bounded:
+            self._contexts = [BeatContext(self.preparation, fs=fs) for _ in self.groups]
+
+    @property
+    def bounded(self):
+        """True for models whose rows need only what lies before them and two seconds after."""
+        return self.preparation is not None and self.preparation.features == "context"
+
+    def probabilities(self, x, peaks, readable, *, own=None, start=0):
+        """Classify beats.
+
+        Parameters
+        ----------
+        x : float32, shape (samples, leads read)
+            A piece of the recording, finite.
+        peaks : int64, shape (n_beats,)
+            Its R peaks, in samples of `x`.
+        readable : bool, shape (n_beats, leads read)
+        own : bool, shape (n_beats,), optional
+            Which beats to classify, neighbours in one stretch; the others are context.
+        start : int, default 0
+            Sample of the recording that ``x[0]`` is.
+
+        Returns
+        -------
+        probabilities : float32, shape (n_beats, classes)
+            NaN for beats that are not like those that the model knows, or are not `own`.
+        """
+        own = np.ones(len(peaks), bool) if own is None else own
+        total = np.zeros((len(peaks), len(self.card["classes"])))
+        weights = np.zeros(len(peaks))
+        if own.any():
+            usual = known_rates(peaks, self.fs) * own
+            for i, group in enumerate(self._groups(x)):
+                rows, kept = self._rows(i, group, x, peaks, own, start)
+                weight = readable[kept][:, group].any(axis=1) * usual[kept]
+                weight = weight * known_heights(qrs_heights(x[:, group], peaks, self.fs))[kept]
+                some = weight > 0
+                if some.any():
+                    found = predict(self.model, rows[some])
+                    total[kept[some]] += weight[some, None] * found
+                    weights[kept] += weight
+        with np.errstate(invalid="ignore"):
+            return (total / np.where(weights > 0, weights, np.nan)[:, None]).astype(np.float32)
+
+    def _groups(self, x):
+        """Columns of `x` that make one row each: all of them, one each, or the first."""
+        return [[0]] if self.kind == "csv" else self.groups
+
+    def _rows(self, i, group, x, peaks, own, start):
+        """Rows of beats as the model's own data set has them, and which beat each row is."""
+        mine = np.flatnonzero(own)
+        if self.kind == "csv":
+            symbols = np.full(len(peaks), "N")
+            piece = (self.name, x[:, group], self.fs, ("x",), "mV", peaks, symbols)
+            rows, kept = cut_beats(Recording(*piece))
+            rows, kept = rows[own[kept]], kept[own[kept]]
+            return self._dataset(rows[..., None], None, None), kept
+        if self.bounded:
+            following = peaks[mine[-1] + 1 : mine[-1] + 2] + start
+            x, metadata, names = self._contexts[i].rows(
+                x[:, group],
+                peaks[mine] + start,
+                start=start,
+                following=int(following[0]) if len(following) else None,
+            )
+            return self._dataset(x, metadata, names), mine
+        if len(peaks) < _LEAST_BEATS:
+            return None, mine[:0]
+        try:
+            x, metadata, names = beat_views(
+                x[:, group], peaks, fs=self.fs, preparation=self.preparation
+            )
+        except ValueError:  # a lead that is constant around its peaks
+            return None, mine[:0]
+        return self._dataset(x[own], metadata[own], names), mine
+
+    def _dataset(self, x, metadata, names):
+        """Rows as the model's own data set has them."""
+        with_metadata = bool(self.card["metadata_names"])
+        return ECGDataset(
+            x,
+            np.zeros(len(x), np.int64),
+            classes=self.card["classes"],
+            fs=self.card["fs"],
+            leads=self.card["leads"],
+            unit=self.card["unit"],
+            metadata=metadata if with_metadata else None,
+            metadata_names=names if with_metadata else None,
+        )
+
+
+def find_beats(x, *, fs):
+    """R peaks of a piece of a recording, and which of its seconds can be read.
+
+    Parameters
+    ----------
+    x : float32, shape (samples, leads)
+        NaN where nothing was recorded.
+    fs : float
+        Sampling rate, in Hz.
+
+    Returns
+    -------
+    peaks : int64, shape (n_beats,)
+        None where every lead is flat or missing, or inside flutter.
+    states : int8, shape (n_seconds, leads)
+        See `signals.signal_quality`.
+    flutter : bool, shape (n_seconds,)
+        See `signals.fibrillation`.
+    """
+    states, flutter = signal_quality(x, fs=fs), fibrillation(x, fs=fs)
+    filled = fill_gaps(x)
+    share = (states == 0).mean(axis=0)
+    live = np.flatnonzero((share >= min(_LEAST_SHARE, share.max())) & (np.ptp(filled, axis=0) > 0))
+    if not len(live):
+        return np.zeros(0, np.int64), states, flutter
+    peaks = r_peaks(filled[:, live], fs=fs)
+    dead = np.isin(states, [QUALITY.index("flat"), QUALITY.index("missing")]).all(axis=1)
+    second = np.minimum((peaks / fs).astype(int), len(states) - 1)
+    return peaks[~(dead | flutter)[second]], states, flutter
+
+
+def qrs_heights(x, peaks, fs):
+    """Peak to peak within 100 ms of each R peak, of the lead where it is largest; (n_beats,)."""
+    reach = np.arange(-round(0.1 * fs), round(0.1 * fs) + 1)
+    near = x[np.clip(peaks[:, None] + reach, 0, len(x) - 1)]  # (n_beats, samples, leads)
+    return np.ptp(near, axis=1).max(axis=1)
+
+
+def known_heights(heights):
+    """1 for beats whose typical QRS is as high as those of real electrodes, else 0; (n_beats,)."""
+    usual = pd.Series(heights).rolling(31, min_periods=1).median()
+    return usual.between(_SMALLEST_MV, _LARGEST_MV).to_numpy(float)
+
+
+def known_rates(peaks, fs):
+    """1 for beats after others at a rate that hearts reach, else 0; shape (n_beats,)."""
+    rr = pd.Series(np.diff(peaks, prepend=peaks[:1] - fs) / fs)
+    usual = rr.rolling(BEATS_OF_RATE, min_periods=1).median()
+    return (usual >= 60 / _FASTEST_BPM).to_numpy(float)

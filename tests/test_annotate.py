@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from ecg_keras import annotate as annotating
-from ecg_keras.annotate import UNREAD, Reading, annotate, find_events, mean_rates
+from ecg_keras.annotate import annotate, find_events, mean_rates
 from ecg_keras.demo import simulate_patient, write_demo_records
+from ecg_keras.streams import UNREAD, Reading
 
 
 def beats_of(text, rr=0.8, **changes):
