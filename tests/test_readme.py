@@ -19,7 +19,7 @@ def test_generated_parts_are_those_of_the_code_and_of_the_results():
 def test_the_map_names_every_module_once():
     named = " ".join(GROUPS.values()).split()
     assert sorted(named) == sorted(file.stem for file in (ROOT / "ecg_keras").glob("*.py"))
-    assert len(named) <= 42
+    assert len(named) <= 45
 
 
 def test_a_first_line_is_short_enough_for_the_map():
