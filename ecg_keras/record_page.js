@@ -12,7 +12,7 @@
   const MOST_ROWS = 500; // of the list of events
   const ecg = $("ecg"), over = $("overview");
   const startOfDay = meta.start ? meta.start.slice(11, 19).split(":").reduce((t, v) => 60 * t + +v, 0) : 0;
-  const abnormal = (name) => name !== meta.normal && name !== "?" && name !== "";
+  const odd = (name) => name !== meta.normal && name !== "", abnormal = (name) => odd(name) && name !== "?";
 
   // ---------------------------------------------------------------- unpacking
   async function unpack(text) {
@@ -158,7 +158,7 @@
   }
   function lighter(colour) { // for dark paper
     if (!ink.dark) return colour;
-    return "#" + [1, 3, 5].map((i) => Math.round(0.45 * parseInt(colour.slice(i, i + 2), 16) + 0.55 * 255).toString(16).padStart(2, "0")).join("");
+    return "#" + [1, 3, 5].map((i) => Math.round(0.55 * parseInt(colour.slice(i, i + 2), 16) + 0.45 * 255).toString(16).padStart(2, "0")).join("");
   }
   function pen(canvas, height) { // a context of the canvas at the screen's resolution
     const w = canvas.clientWidth || 700, ratio = printing ? 3 : Math.min(3, devicePixelRatio || 1);
@@ -301,7 +301,7 @@
     const apart = last - first > 1 ? w / Math.max(1, last - first) : 99;
     c.save();
     c.beginPath();
-    c.rect(0, 0, w, bottom);
+    c.rect(0, afar ? TOP : 0, w, bottom);
     c.clip();
     for (let lead = 0; lead < LEADS; lead++) {
       const y = (mv) => yOf(mv, lead);
@@ -310,7 +310,7 @@
         c.lineJoin = "round";
         lines(c, ink.trace, 1.25, () => trace(c, lead, from - 0.05, to + 0.05, xOf, y));
         for (let i = first; i < last; i++) { // the QRS of other classes in their colour
-          if (meta.classes[beats.cls[i]] === meta.normal) continue;
+          if (!odd(meta.classes[beats.cls[i]])) continue;
           lines(c, ink.of[beats.cls[i]], 1.9, () => trace(c, lead, beats.time[i] - 0.13, beats.time[i] + 0.22, xOf, y));
         }
       }
@@ -340,12 +340,12 @@
   function drawBeats(c, first, last, apart, bottom) {
     c.textAlign = "center";
     for (let i = first; i < last; i++) {
-      const x = xOf(beats.time[i]), name = meta.classes[beats.cls[i]], odd = name !== meta.normal;
-      const colour = odd ? ink.of[beats.cls[i]] : ink.quiet;
-      if (apart > 11 || odd) {
-        lines(c, colour, odd && apart < 6 ? 1 : 1.2, () => { c.moveTo(x, 17); c.lineTo(x, apart > 11 ? 22 : 30); });
+      const x = xOf(beats.time[i]), name = meta.classes[beats.cls[i]], other = odd(name);
+      const colour = other ? ink.of[beats.cls[i]] : ink.quiet;
+      if (apart > 11 || other) {
+        lines(c, colour, other && apart < 6 ? 1 : 1.2, () => { c.moveTo(x, 17); c.lineTo(x, apart > 11 ? 22 : 30); });
       }
-      if (odd && apart > 11 && name !== "?") {
+      if (other && apart > 11 && name !== "?") {
         c.save();
         c.globalAlpha = 0.3;
         c.setLineDash([3, 3]);
@@ -360,7 +360,7 @@
         c.restore();
       }
       if (apart > 11 && name) {
-        c.font = odd ? "bold 14px system-ui, sans-serif" : "13px system-ui, sans-serif";
+        c.font = other ? "bold 14px system-ui, sans-serif" : "13px system-ui, sans-serif";
         c.fillStyle = colour;
         c.fillText(name, x, 13);
       }
@@ -377,11 +377,11 @@
     c.textAlign = "left";
     for (let i = lowerBound(said.stop, from); i < said.start.length && said.start[i] < to; i++) {
       const x = xOf(said.start[i]), x1 = xOf(said.stop[i]);
-      lines(c, ink.quiet, 1, () => { c.moveTo(x, 20); c.lineTo(x, TOP); });
+      lines(c, ink.quiet, 1, () => { c.moveTo(x, 2); c.lineTo(x, TOP); });
       c.fillStyle = ink.text;
-      const p = meta.classes.map((name, k) => `${name} ${said.p[i][k] ?? "?"} %`).join("  ");
+      const p = said.p[i].map((v, k) => `${meta.classes[k]} ${v ?? "?"} %`).join("  ");
       for (const text of [`${said.said[i] || "none"}   (${p})`, said.said[i] || "none"]) {
-        if (c.measureText(text).width < x1 - Math.max(0, x) - 8) { c.fillText(text, Math.max(0, x) + 5, 33); break; }
+        if (c.measureText(text).width < x1 - Math.max(0, x) - 8) { c.fillText(text, Math.max(0, x) + 5, 13); break; }
       }
     }
   }
@@ -508,11 +508,11 @@
         open = true;
       }
     });
-    const odd = meta.classes.map((name, k) => k).filter((k) => meta.classes[k] !== meta.normal && meta.classes[k] !== "");
-    const tallest = Math.max(4, ...bars.map((b) => odd.reduce((s, k) => s + b.of[k], 0)));
+    const others = meta.classes.map((name, k) => k).filter((k) => odd(meta.classes[k]));
+    const tallest = Math.max(4, ...bars.map((b) => others.reduce((s, k) => s + b.of[k], 0)));
     for (const bar of bars) {
       let base = axis;
-      for (const k of odd) {
+      for (const k of others) {
         const tall = (bar.of[k] / tallest) * (axis - split - 4);
         c.fillStyle = ink.of[k];
         c.fillRect(bar.t * scale + 0.3, base - tall, Math.max(1, Math.min(60 * group, DURATION - bar.t) * scale - 0.6), tall);
@@ -530,18 +530,23 @@
     }
   }
   function windowsOverview(c, scale, axis) {
-    const said = meta.windows, tall = axis / meta.classes.length;
+    const said = meta.windows, tall = axis / said.p[0].length;
     for (let i = 0; i < said.start.length; i++) {
-      meta.classes.forEach((_, k) => {
-        c.globalAlpha = (said.p[i][k] || 0) / 100;
+      said.p[i].forEach((p, k) => {
+        c.globalAlpha = (p || 0) / 100;
         c.fillStyle = ink.of[k];
         c.fillRect(said.start[i] * scale, k * tall + 1, Math.max(1, (said.stop[i] - said.start[i]) * scale - 0.5), tall - 2);
       });
     }
     c.globalAlpha = 1;
     c.textAlign = "left";
-    c.fillStyle = ink.text;
-    meta.classes.forEach((name, k) => c.fillText(name, 4, k * tall + tall / 2 + 4));
+    c.strokeStyle = ink.paper;
+    c.lineWidth = 3;
+    said.p[0].forEach((_, k) => {
+      c.fillStyle = ink.text;
+      c.strokeText(meta.classes[k], 4, k * tall + tall / 2 + 4);
+      c.fillText(meta.classes[k], 4, k * tall + tall / 2 + 4);
+    });
   }
 
   // ---------------------------------------------------------------- words under the trace
@@ -586,7 +591,10 @@
   // ---------------------------------------------------------------- previous and next
   function fillStops() {
     const kinds = [["any", "abnormal beat or event"]];
-    for (const name of meta.classes) if (name && name !== meta.normal) kinds.push(["c" + name, name === "?" ? "not classified" : `beat ${name}`]);
+    for (const name of meta.classes) {
+      const text = meta.windows.start.length ? `window ${name}` : `beat ${name}`;
+      if (odd(name)) kinds.push(["c" + name, name === "?" ? "not classified" : text]);
+    }
     if (meta.events.length) kinds.push(["events", "event"]);
     for (const kind of [...new Set(meta.events.map((e) => e.kind))]) kinds.push(["e" + kind, kind.replace("_", " ")]);
     for (const [value, text] of kinds) $("kind").append(new Option(text, value));
@@ -602,7 +610,10 @@
     }
     for (const e of meta.events) if (kind === "any" || kind === "events" || kind === "e" + e.kind) stops.push([e.start_s, -1]);
     const said = meta.windows;
-    said.start.forEach((t, i) => { if (kind === "any" && said.said[i] !== meta.normal && said.said[i]) stops.push([(t + said.stop[i]) / 2, -1]); });
+    said.start.forEach((t, i) => {
+      const names = said.said[i].split(" ").filter(Boolean);
+      if (kind === "any" ? names.some(abnormal) : names.some((name) => kind === "c" + name)) stops.push([(t + said.stop[i]) / 2, -1]);
+    });
     stops.sort((a, b) => a[0] - b[0]);
   }
   function jump(direction) {
@@ -667,10 +678,13 @@
     lines(c, ink.trace, 1.2, () => trace(c, lead, from, from + w / perS, x, y));
     c.textAlign = "center";
     for (let i = lowerBound(beats.time, from); i < beats.n && beats.time[i] < from + w / perS; i++) {
-      const odd = meta.classes[beats.cls[i]] !== meta.normal;
-      if (odd) lines(c, ink.of[beats.cls[i]], 1.8, () => trace(c, lead, beats.time[i] - 0.13, beats.time[i] + 0.22, x, y));
-      c.font = odd ? "bold 13px system-ui, sans-serif" : "12px system-ui, sans-serif";
-      c.fillStyle = odd ? ink.of[beats.cls[i]] : ink.quiet;
+      const other = odd(meta.classes[beats.cls[i]]);
+      if (other) lines(c, ink.of[beats.cls[i]], 1.8, () => trace(c, lead, beats.time[i] - 0.13, beats.time[i] + 0.22, x, y));
+      c.font = other ? "bold 13px system-ui, sans-serif" : "12px system-ui, sans-serif";
+      c.fillStyle = other ? ink.of[beats.cls[i]] : ink.quiet;
+      c.strokeStyle = ink.paper;
+      c.lineWidth = 3;
+      c.strokeText(meta.classes[beats.cls[i]], x(beats.time[i]), 13);
       c.fillText(meta.classes[beats.cls[i]], x(beats.time[i]), 13);
     }
     c.textAlign = "left";

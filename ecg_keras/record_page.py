@@ -108,15 +108,16 @@ def write_record_page(path, recording, annotation, *, waves=None):
         "spans": _records(annotation.spans),
         "windows": _windows(annotation),
     }
+    strips = _strips(annotation, beats, meta, annotation.summary.get("start"))
     html = pages.render(
         "record_page.jinja",
         title=str(recording.name),
         about=_about(recording, annotation),
         style=Markup(_file("record_page.css")),
         script=Markup(_file("record_page.js")),
-        sections=_sections(recording, annotation, beats, marks, notes, meta),
+        sections=_sections(recording, annotation, beats, marks, notes, meta, strips),
         cards=_cards(annotation),
-        strips=_strips(annotation, beats, meta, annotation.summary.get("start")),
+        strips=strips,
         meta=_safe_json(meta),
         overview=overview,
         beats=_pack_bytes(_beat_bytes(beats, classes, why, marks)),
@@ -403,11 +404,11 @@ def _cards(annotation):
     return pages.cards(cards) if cards else ""
 
 
-def _sections(recording, annotation, beats, marks, notes, meta):
+def _sections(recording, annotation, beats, marks, notes, meta, strips):
     """(identifier, heading, body) of everything under the trace."""
     start = annotation.summary.get("start")
     sections = [("summary", "Summary", _summary(annotation.summary, start))]
-    if beats["class"].isin(meta["classes"]).any():
+    if strips:
         sections.append(("strips", "Strips of each class", " "))  # the template has these two
     if meta["events"]:
         sections.append(("events", "Events", " "))
