@@ -318,3 +318,46 @@ def test_a_network_without_a_card_is_refused():
 
     with pytest.raises(ValueError, match="no card"):
         annotate(keras.Sequential([keras.Input((3,))]), np.zeros((1000, 1)), fs=100)
+
+
+@pytest.fixture(scope="module")
+def model_files(beat_model, record_model, tmp_path_factory):
+    """Both models as files."""
+    folder = tmp_path_factory.mktemp("models")
+    beat_model[0].save(folder / "beats.keras")
+    record_model.save(folder / "records.keras")
+    return folder
+
+
+T = np.arange(1500) / 125
+WAVE = np.exp(-0.5 * ((T % 0.8 - 0.4) / 0.02) ** 2)
+
+
+@pytest.mark.parametrize(
+    "model, values, options, told",
+    [
+        ("beats", WAVE, ["--fs", "125", "--lead", "V5"], "lead 'V5' is absent"),
+        ("beats", WAVE, [], "fs"),
+        ("beats", WAVE * 4000, ["--fs", "125"], "likely microvolts or raw counts"),
+        ("beats", WAVE[:100], ["--fs", "125"], "at least 2 s"),
+        ("beats", WAVE * np.nan, ["--fs", "125"], "NaN"),
+        ("records", WAVE, ["--fs", "125"], "reads 2 leads (I, II), the recording has 1"),
+        ("beats", "no recording at all", ["--fs", "125"], "mine.csv"),
+        ("beats", None, [], "mine.csv"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_nothing_is_written(
+    model, values, options, told, model_files, tmp_path, capsys
+):
+    from ecg_keras.__main__ import main
+
+    file = tmp_path / "mine.csv"
+    if isinstance(values, str):
+        file.write_text(values)
+    elif values is not None:
+        pd.DataFrame({"chest": values}).to_csv(file, index=False)
+    arguments = ["annotate", str(file), "--out", str(tmp_path / "out"), *options]
+    assert main([*arguments, "--model", str(model_files / f"{model}.keras")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and told in said
+    assert not (tmp_path / "out").exists()
