@@ -102,19 +102,46 @@ def explain(options):
 
 def annotate(options):
     """Find and classify the beats of recordings; write annotations, tables and a page for each."""
-    from ecg_keras.annotate import annotate as annotate_one
+    keywords = {"fs": options.fs, "lead": options.lead and options.lead.split(",")}
+    keywords |= {"unit": options.unit, "causal": options.causal}
+    first = options.recording[0]
+    if len(options.recording) == 1 and (not os.path.isdir(first) or os.path.isfile(first + ".hea")):
+        from ecg_keras.annotate import annotate as annotate_one
 
-    found = annotate_one(
+        print(annotate_one(options.model, first, out_dir=options.out, **keywords))
+        print(os.path.join(options.out, "record.html"))
+        return
+    from ecg_keras.folders import annotate_folder
+
+    table = annotate_folder(
         options.model,
         options.recording,
+        options.out,
+        workers=options.workers,
+        backend=options.backend,
+        recursive=options.recursive,
+        **keywords,
+    )
+    left = table[table["why"] != ""]
+    print(f"{len(table) - len(left)} of {len(table)} recordings annotated")
+    for path, why in left[["path", "why"]].values:
+        print(f"not annotated: {path}: {why}", file=sys.stderr)
+    print(os.path.join(options.out, "index.html"))
+
+
+def stream(options):
+    """Read samples from stdin or a socket as they are recorded; write a JSON line per beat."""
+    from ecg_keras.streams import stream as read_stream
+
+    read_stream(
+        options.model,
         fs=options.fs,
+        leads=options.leads and options.leads.split(","),
         lead=options.lead and options.lead.split(","),
         unit=options.unit,
-        out_dir=options.out,
-        causal=options.causal,
+        port=options.port,
+        format=options.format,
     )
-    print(found)
-    print(os.path.join(options.out, "record.html"))
 
 
 def tune(options):
@@ -255,6 +282,14 @@ def _name(text):
     return text.replace("-", "_")
 
 
+def _unit(text):
+    """A unit's name, or a number of mV."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _source(text):
     """The name of a source; mitbih_records was called mitdb before 0.2.0."""
     return {"mitdb": "mitbih_records"}.get(text, _name(text))
@@ -386,14 +421,44 @@ def _parser():
     )
 
     part = command(annotate)
-    part.add_argument("recording", metavar="RECORD", help="a WFDB record, CSV, Parquet or EDF file")
+    part.add_argument(
+        "recording",
+        nargs="+",
+        metavar="RECORD",
+        help="WFDB records, CSV, Parquet or EDF files, or folders of them",
+    )
     part.add_argument("--model", default="mitbih_beats", help="a model.keras, or a name")
     part.add_argument("--out", required=True, metavar="DIR")
     part.add_argument("--fs", type=float, help="sampling rate in Hz, where the file has none")
     part.add_argument("--lead", help="which lead, or leads, to read, as in II or II,V1")
-    part.add_argument("--unit", help="of a file that has none: mV, uV, V or mV per unit")
+    part.add_argument(
+        "--unit", type=_unit, help="of a file that has none: mV, uV, V or mV per unit"
+    )
     part.add_argument(
         "--causal", action="store_true", help="use only what a stream knows when it decides"
+    )
+    part.add_argument("--workers", type=int, default=1, help="processes for several recordings")
+    part.add_argument(
+        "--backend", default="loky", choices=("loky", "ray", "dask"), help="what runs the workers"
+    )
+    part.add_argument(
+        "--recursive", action="store_true", help="look into the folders of a folder too"
+    )
+
+    part = command(stream)
+    part.add_argument("--model", default="mitbih_beats", help="a model.keras, or a name")
+    part.add_argument("--fs", type=float, required=True, help="sampling rate in Hz")
+    part.add_argument("--leads", help="names of the columns, as in II,V1")
+    part.add_argument("--lead", help="which of them to read; by default as in annotate")
+    part.add_argument(
+        "--unit", type=_unit, help="mV (the default), uV, V or mV per unit, as in 0.005"
+    )
+    part.add_argument("--port", type=int, help="listen at this port of 127.0.0.1; default: stdin")
+    part.add_argument(
+        "--format",
+        default="text",
+        choices=("text", "int16", "float32"),
+        help="one line a sample (CSV or JSON), or raw little-endian numbers",
     )
 
     part = command(tune)
