@@ -957,7 +957,7 @@ def _context_shape(past, wide, held, spans, preparation):
         columns[f"{name}:earliness"] = kernel @ held["earliness"] / total
         columns[f"{name}:early"] = kernel @ held["early"] / total
     before = np.concatenate([unit[max(len(unit) - n - 2, 0) : len(unit) - n], unit[-n:]])
-    before = np.concatenate([unit[-n:][:1].repeat(n + 2 - len(before), axis=0), before])
+    before = np.concatenate([unit[:1].repeat(n + 2 - len(before), axis=0), before])
     columns["like_prev"] = (before[2:] * before[1:-1]).sum(axis=1)
     columns["like_prev_2"] = (before[2:] * before[:-2]).sum(axis=1)
     # means over typical beats, and how far each beat stands from them
