@@ -23,8 +23,9 @@ _ROW_S = 20  # what is shorter is mirrored at both ends, so that beats at its ed
 _MIRROR_S, _MIRRORED_S = 1, 8  # by this much, and until it is as long as this
 _SWING_S = 0.08  # from the QRS energy's peak to the R peak, at most
 _QRS_S, _BLOCK_S = 0.12, 1.5  # the moving window; what each lead's height is measured in
-# of `PeakStream`: reach of its filters, what it remembers, how old a peak is when it is given
-_REACH_S, _MEMORY_S, CERTAIN_S = 0.4, 24, 1.0
+# of `PeakStream`: reach of its filters, what it remembers, how old a peak is when it is given, and
+# how much later a low one in a gap may be
+_REACH_S, _MEMORY_S, CERTAIN_S, _LATE_S = 0.4, 24, 1.0, 2.0
 _TINY = 1e-12  # keeps a silent lead from dividing by zero
 # RR intervals outside are clipped: artefacts, pauses of the recorder
 _SHORTEST_RR_S, _LONGEST_RR_S = 0.15, 4.0
@@ -336,7 +337,7 @@ class PeakStream:
 
     Filters are cut to 0.4 s on either side, and thresholds come from the last 24 s. A peak is given
     when it is a second old and is not taken back; so it is seen with the beat after it only at
-    rates over 60 per minute.
+    rates over 60 per minute. A low one in a gap may come two seconds later.
 
     Which peaks are given depends on how the signal is cut into calls, by the little that
     thresholds move; cut it at fixed places where that matters.
@@ -352,7 +353,7 @@ class PeakStream:
     n_samples : int
         Samples pushed so far.
     certain : int
-        All peaks before this sample were given.
+        All peaks before this sample were given, but for low ones in a gap.
 
     Examples
     --------
@@ -411,17 +412,18 @@ class PeakStream:
         self._x = np.concatenate([self._x, x])
         self.n_samples += len(x)
         self._filter()
+        oldest = max(self._last + 0.2 * self.fs, self.certain - _LATE_S * self.fs)
         self.certain = max(0, self.n_samples - round(CERTAIN_S * self.fs))
         found = np.zeros(0, np.int64)
         if len(self._energy) >= self._work_hz:
             live = range(self._x.shape[1]) if live is None else live
             envelope = _join_leads(self._energy[:, live], self._work_hz)
             found = (_choose_peaks(envelope, self._work_hz) + self._first) * self._step
-            found = found[(found > self._last + 0.2 * self.fs) & (found <= self.certain)]
+            found = found[(found > oldest) & (found <= self.certain)]
         if len(found):
             self._last = found[-1]
         peaks = np.array([self._extremum(peak, live[0]) for peak in found], np.int64)
-        self._x = self._x[-round((3 * _REACH_S + CERTAIN_S + 1) * self.fs) :]
+        self._x = self._x[-round((2 * _REACH_S + CERTAIN_S + _LATE_S + 1) * self.fs) :]
         return peaks
 
     def _filter(self):

@@ -245,7 +245,6 @@ class _Stream:
         self._rest = np.zeros((0, n), np.float32)  # samples of the hop that is not yet full
         self._hops, self._n = 0, 0  # full hops, and their samples
         self._raw = np.zeros((0, n), np.float32)  # the last seconds, with NaN
-        self._filled = np.zeros((0, n), np.float32)  # since before the first open beat
         self._held = np.zeros(n, np.float32)  # the last value of each lead
         self._lost = 0  # hops without a value, up to now
         self._states, self._flutter, self._bad = [], [], []  # of the last known seconds
@@ -253,12 +252,15 @@ class _Stream:
         self._finished = False
         window_s = self.reader.preparation.window_s
         self._before = round(max(BEFORE_S, window_s[0] + 1.5) * fs)
-        self._pieces = []  # of `_filled`, not yet joined
         self._start_anew()
 
     def _start_anew(self):
         """Forget the heart; the clock goes on."""
         self._peaks, self._origin = PeakStream(self.fs, len(self._held)), self._n
+        self._filled = np.zeros(
+            (0, len(self._held)), np.float32
+        )  # since before the first open beat
+        self._pieces = []  # of it, not yet joined
         self._waiting, self._ready = [], []  # R peaks found; beats settled and not classified
         self._last_second = None  # of the last beat
         reader = self.reader
