@@ -697,6 +697,13 @@ def _of_last(values, n, length):
     return windows[len(values) - n : len(values)]
 
 
+def _recent(values, t, n, length):
+    """`_of_last` without what is older than `_LONG_S`, and the beat itself as a last column."""
+    rows = _of_last(values, n, length).copy()
+    rows[_of_last(t, n, length) < t[-n:, None] - _LONG_S] = np.nan
+    return np.concatenate([rows, values[-n:, None]], axis=1)
+
+
 class _Sorted:
     """Quantiles over rows with NaN, each sorted once."""
 
@@ -749,10 +756,9 @@ def _context_rhythm(past, peaks, following, fs):
     order = np.arange(len(t) - n, len(t))[:, None] - np.arange(len(t))[None, :]
     short = (order >= 0) & (order < _SHORT) & (age <= _SHORT_S)
     long = (order >= 0) & (order < _LONG) & (age <= _LONG_S)
-    before = _of_last(log, n, _LONG).copy()
-    before[_of_last(t, n, _LONG) < t[-n:, None] - _LONG_S] = np.nan
+    before = _recent(log, t, n, _LONG)[:, :-1]
     columns = {"rr_prev": own, "rr_next": log_next, "rr_prev/next": own - log_next}
-    held, usual = {"peaks": samples, "log": log}, {}
+    held, usual = {"peaks": samples, "t": t, "log": log}, {}
     for k in (8, 32, 80, _LONG):
         last = before[:, -k:]
         ranked = _Sorted(last, own)
@@ -793,12 +799,10 @@ def _context_rhythm(past, peaks, following, fs):
     held["earliness"] = _joined(past, "earliness", earliness)
     columns["alone"] = alone
     for name, lengths in (("change", (10, 40, 80, _LONG)), ("alone", (41, _LONG))):
-        values = np.concatenate([_of_last(held[name], n, _LONG), held[name][-n:, None]], axis=1)
+        values = _recent(held[name], t, n, _LONG)
         for k in lengths:
             columns[f"{name}_{k}"] = _Sorted(values[:, -k:], 0).quantile(0.5)
-    values = np.concatenate(
-        [_of_last(early_ := held["early"], n, _LONG), early_[-n:, None]], axis=1
-    )
+    values = _recent(held["early"], t, n, _LONG)
     columns |= {f"early_{k}": np.nanmean(values[:, -k:], axis=1) for k in (9, 41, _LONG)}
     columns["seen"] = np.log1p(np.isfinite(before).sum(axis=1))
     return columns, held, (short, long)
@@ -840,7 +844,7 @@ def _context_shape(past, wide, held, spans, preparation):
     Returns columns (a dict of (n,)), the beat and the typical one as float32 (n, samples, 2), and
     what is held of old and new beats.
     """
-    n, fs = len(wide), preparation.fs
+    n, fs, t = len(wide), preparation.fs, held["t"]
     short, long = spans
     margin = round(_MARGIN_S * fs)
     centre = round((preparation.window_s[0] + _MARGIN_S) * fs)
@@ -883,8 +887,7 @@ def _context_shape(past, wide, held, spans, preparation):
     near = span(-0.1, 0.1)
     peak = np.abs(typical[:, near]).argmax(axis=1)
     sign = np.sign(typical[:, near][np.arange(n), peak])
-    tops = np.concatenate([_of_last(top_all, n, 80), top[:, None]], axis=1)
-    usual_top = _Sorted(tops, 0).quantile(0.5)
+    usual_top = _Sorted(_recent(top_all, t, n, 80), 0).quantile(0.5)
     scale = np.maximum(height, 0.25 * usual_top)
     columns = {
         "lag": lags / fs,
@@ -969,7 +972,7 @@ def _context_shape(past, wide, held, spans, preparation):
     columns |= {f"{name}:z": z[:, i] for i, name in enumerate(_WATCHED)}
     for name in ("p_like", "qrs_like", "p_best"):
         i = _WATCHED.index(name)
-        values = np.concatenate([_of_last(watched_all[:, i], n, 41), watched[:, i : i + 1]], axis=1)
+        values = _recent(watched_all[:, i], t, n, 41)
         columns[f"{name}_41"] = _Sorted(values, 0).quantile(0.5)
         columns[f"{name}_9"] = _Sorted(values[:, -9:], 0).quantile(0.5)
     x = np.stack([beats, typical][: 1 + preparation.typical], axis=2)

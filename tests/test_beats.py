@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from ecg_keras.beats import BeatContext, BeatPreparation, beat_views, describe_beats
+from ecg_keras.beats import (
+    AHEAD_S,
+    BeatContext,
+    BeatPreparation,
+    beat_views,
+    context_rhythm,
+    describe_beats,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -102,3 +109,66 @@ def test_context_rows_do_not_depend_on_how_a_recording_is_cut_into_calls(recordi
         parts.append(context.rows(x[low:high], new, start=low, following=following)[1])
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=5e-3)  # logarithms of float32
     assert len(set(names)) == whole.shape[1] and np.isfinite(whole).all()
+
+
+@pytest.mark.parametrize("fs", [128, 250, 360])
+def test_context_rows_depend_on_minutes_before_and_two_seconds_after(fs, monkeypatch):
+    for name, short in {"_LONG_S": 30, "_SHORT_S": 10, "_PACE_S": 40, "CONTEXT_S": 110}.items():
+        monkeypatch.setattr(f"ecg_keras.beats.{name}", short)  # else it takes hours of beats
+    rng, n = np.random.default_rng(2), 400
+    rr = np.where(np.arange(n) % 10 == 5, 0.3, 0.45) + 0.01 * rng.standard_normal(n)
+    peaks = np.round((1 + np.cumsum(rr)) * fs).astype(int)
+    x = 0.02 * rng.standard_normal((peaks[-1] + 2 * fs, 1))
+    for peak in peaks:
+        x[peak - fs // 50 : peak + fs // 50 + 1] += 1.0
+    preparation = BeatPreparation(features="context", lead="each")
+    rows, metadata, _ = beat_views(x, peaks, fs=fs, preparation=preparation)
+    beat = 380
+    first, last = peaks[beat] - 110 * fs, round(peaks[beat] + AHEAD_S * fs) + 1
+    inside = peaks[(peaks >= first) & (peaks < last)]
+    part = beat_views(x[first:last], inside - first, fs=fs, preparation=preparation)
+    own = int(np.flatnonzero(inside == peaks[beat])[0])
+    np.testing.assert_allclose(part[0][own], rows[beat], atol=1e-5)
+    np.testing.assert_allclose(part[1][own], metadata[beat], atol=1e-3)
+
+
+def test_a_tachycardia_of_minutes_stays_faster_than_the_quarter_hour():
+    peaks_s = np.cumsum(np.append(np.full(300, 0.8), np.full(600, 0.4)))
+    columns = context_rhythm(peaks_s)
+    assert abs(columns["rr_prev/p75_80"][-1]) < 0.01  # usual by now
+    assert columns["rr_prev/slow"][-1] < -0.6
+
+
+def test_context_rows_of_an_odd_beat(recording):
+    x, peaks_s, fs = recording
+    odd = round(peaks_s[30] * fs)
+    x[odd - 12 : odd + 13] = 0.8 * np.hanning(25)[:, None] * [-1, 1]  # wide, upside down
+    preparation = BeatPreparation(features="context", lead="each", typical=True)
+    rows, features, names = beat_views(
+        x[:, :1], np.round(peaks_s * fs).astype(int), fs=fs, preparation=preparation
+    )
+    of = lambda name: features[10:, names.index(name)]
+    assert of("qrs_like").argmin() == 20 and of("width_half_more").argmax() == 20
+    assert rows.shape == (60, 125, 2) and preparation.leads == ("each", "each typical")
+    louder, same, _ = beat_views(
+        1000 * x[:, :1], np.round(peaks_s * fs).astype(int), fs=fs, preparation=preparation
+    )
+    np.testing.assert_allclose(louder, rows, atol=1e-3)
+    np.testing.assert_allclose(same, features, atol=0.05)  # small constants keep off zero
+
+
+def test_context_of_no_beat_and_refusals(recording):
+    x, peaks, preparation = _context(recording, 125)
+    context = BeatContext(preparation, fs=125)
+    rows, metadata, names = context.rows(x, [])
+    assert rows.shape == (0, 125, 1) and metadata.shape == (0, len(names))
+    context.rows(x, peaks[:5])
+    with pytest.raises(ValueError, match="come after those given before"):
+        context.rows(x, peaks[3:8])
+    with pytest.raises(ValueError, match="must lie in signal, which holds samples 50 to 149"):
+        BeatContext(preparation, fs=125).rows(x[:100], [10], start=50)
+    with pytest.raises(ValueError, match="window_s must reach from 0.4 s"):
+        BeatPreparation(features="context", window_s=(0.2, 0.6))
+    x[5] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        beat_views(x, peaks, fs=125, preparation=preparation)
