@@ -187,6 +187,16 @@ def make_mitbih_csv(options):
     print(make(options.records_dir, options.out_dir))
 
 
+def models(options):
+    """List the trained models that come with the package, or print the card of one."""
+    from ecg_keras import list_pretrained, load_model, model_card
+
+    if options.name:
+        print(model_card(load_model(options.name)))
+    else:
+        print(list_pretrained().T.to_string())
+
+
 def compare(options):
     """Put finished runs side by side."""
     from ecg_keras.compare import compare as put_side_by_side
@@ -404,13 +414,13 @@ def _parser():
 
     part = command(evaluate)
     sourced(part, whole=False)
-    part.add_argument("--model", required=True, metavar="FILE", help="a model.keras")
+    part.add_argument("--model", required=True, metavar="FILE", help="a model.keras, or a name")
     part.add_argument("--out", required=True, metavar="DIR")
     part.add_argument("--explain", action="store_true", help="add pictures of what decided")
 
     part = command(explain)
     sourced(part, whole=False)
-    part.add_argument("--model", required=True, metavar="FILE", help="a model.keras")
+    part.add_argument("--model", required=True, metavar="FILE", help="a model.keras, or a name")
     part.add_argument("--out", required=True, metavar="DIR")
     part.add_argument("--methods", help="as in gradcam,shap,lime; by default all that apply")
     part.add_argument("--target", default="predicted", help="predicted, true or a class")
@@ -482,6 +492,9 @@ def _parser():
         metavar="OPTION=VALUE",
         help="fix or narrow part of the space",
     )
+
+    part = command(models)
+    part.add_argument("--name", help="print the whole card of this model (or of a model.keras)")
 
     part = command(compare)
     part.add_argument("runs", nargs="+", metavar="RUN")

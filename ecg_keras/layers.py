@@ -14,6 +14,7 @@ safe mode on. Class names and config keys are part of saved files: they never ch
 import dataclasses
 import html
 import itertools
+import textwrap
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from ecg_keras.grids import ScalogramGrid, SpectrogramGrid, SpectrumGrid
 
 SURE = 1e-3  # shares of trees stay this far from 0 and 1 before their log-odds are taken
 # keeps an all-zero signal finite; far below the power of one ADC step, and its square is a float32
+_MOST_DIGEST = 2**32 - 1  # of a row, see `ECGDataset.row_digests`
 _TINY = 1e-18
 _BEAT_HZ = 100.0  # rate of the average beat, about
 _APART_S = 0.25  # least distance of two R peaks
@@ -357,6 +359,11 @@ class Card(_Fixed):
         `ECGDataset.row_digests` of the rows trained on. Kept sorted, each once. In the saved file
         they lie among the weights, 4 bytes each, but they are no weights of the model.
 
+    Attributes
+    ----------
+    known_to : int
+        Of rows whose digest is no larger, the card knows all; see `keep_rows`.
+
     Examples
     --------
     >>> Card({"classes": ["N", "V"], "fs": 125.0}).info["classes"]
@@ -369,6 +376,13 @@ class Card(_Fixed):
         super().__init__(**kwargs)
         self.info = dict(info)
         self.rows = None if rows is None else np.unique(np.asarray(rows, np.uint32))
+        self.known_to = _MOST_DIGEST
+
+    def keep_rows(self, most):
+        """Keep the `most` smallest digests: as digests are random, a fair sample of the rows."""
+        if self.rows is not None and len(self.rows) > most:
+            self.rows = self.rows[:most]
+            self.known_to = int(self.rows[-1])
 
     def call(self, x):
         """The probabilities as they are."""
@@ -378,10 +392,14 @@ class Card(_Fixed):
         """Write the rows into the saved file, where Keras asks for weights."""
         if self.rows is not None:
             store["rows"] = self.rows
+            if self.known_to < _MOST_DIGEST:
+                store["known_to"] = np.array([self.known_to], np.uint32)
 
     def load_own_variables(self, store):
         """Read the rows back; files of older versions have none."""
         self.rows = np.array(store["rows"]) if "rows" in store.keys() else None
+        if "known_to" in store.keys():
+            self.known_to = int(np.array(store["known_to"])[0])
 
 
 def card_layer(model):
@@ -432,7 +450,10 @@ class ModelCard(dict):
         return lines
 
     def __str__(self):
-        return "\n".join(f"{name:12} {text}" for name, text in self.lines())
+        text = []
+        for name, value in self.lines():
+            text += textwrap.wrap(f"{name:12} {value}", 100, subsequent_indent=" " * 13)
+        return "\n".join(text)
 
     def _repr_html_(self):
         rows = "".join(

@@ -9,6 +9,7 @@ needs and what it was trained on.
 """
 
 import hashlib
+import io
 import json
 import pathlib
 import shutil
@@ -37,6 +38,7 @@ from ecg_keras.storage import atomic_path, write_json
 
 _SHIPPED = pathlib.Path(__file__).parent  # of the pretrained models and of their list
 _LIST = "pretrained.json"
+_MOST_ROWS = 4096  # digests of rows that a pretrained model keeps, 4 bytes each
 # options that Keras 3.15 writes and 3.13 refuses, and the values with which they change nothing
 _NEW_OPTIONS = {
     "input_axes": None,
@@ -56,7 +58,8 @@ def load_model(path):
     Parameters
     ----------
     path : path or str
-        A model.keras, or the name of a pretrained model (`list_pretrained`).
+        A model.keras; or the name of a pretrained model (`list_pretrained`), where no file has
+        this name.
 
     Returns
     -------
@@ -81,10 +84,10 @@ def load_model(path):
     >>> model_card(load_model(file))["classes"]
     ['N', 'V']
     """
-    if str(path).replace("-", "_") in _shipped():
-        return load_pretrained(str(path))
-    path = pathlib.Path(path)
+    name, path = str(path), pathlib.Path(path)
     if not path.is_file():
+        if name.replace("-", "_") in _shipped():
+            return load_pretrained(name)
         raise ValueError(
             f"{path}: no such model file; fit_and_report writes one as model.keras. Names of "
             f"pretrained models are {', '.join(_shipped())}."
@@ -173,7 +176,7 @@ def load_pretrained(name):
             f"{path} is missing, or is not the file that was shipped (its checksum differs); "
             "install the package again."
         )
-    return keras.saving.load_model(path, compile=False)
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def _shipped():
@@ -203,8 +206,8 @@ def write_pretrained(model, name, about, *, folder=_SHIPPED, check=None):
     folder : path, optional
         Where to write; by default the package itself.
     check : ECGDataset, optional
-        Rows on which the shipped model must decide as the given one (99.9 %). Its weights are
-        rounded to 11 bits, as float16 has them, so that the file packs well.
+        Rows on which the shipped model must decide as the given one (99.9 %). Its matrices are
+        stored as float16, in half the room; Keras reads them as float32.
 
     Returns
     -------
@@ -214,40 +217,54 @@ def write_pretrained(model, name, about, *, folder=_SHIPPED, check=None):
     Raises
     ------
     ValueError
-        If `about` lacks an entry, or rounding changes decisions.
+        If `about` lacks an entry, or float16 changes decisions.
     """
     needed = "reads trained_on purpose data licence citation protocol figure figures never_shown"
     if absent := [key for key in (*needed.split(), "not_for") if key not in about]:
         raise ValueError(f"the card of a pretrained model needs {', '.join(absent)}.")
     model = load_model(model) if isinstance(model, (str, pathlib.Path)) else model
-    whole = predict(model, check) if check is not None else None
-    model.set_weights([_rounded(weight) for weight in model.get_weights()])
-    if check is not None:
-        same = (predict(model, check).argmax(axis=1) == whole.argmax(axis=1)).mean()
-        if same < 0.999:
-            raise ValueError(f"rounding the weights changes {1 - same:.2%} of the decisions.")
+    whole = None if check is None else predict(model, check)
     layer = card_layer(model)
-    layer.info = {"name": name, **about, **layer.info}
-    if layer.rows is not None:  # one in sixteen tells as much, in less room
-        layer.rows = layer.rows[layer.rows < 2**32 // 16]
+    own = {key: value for key, value in layer.info.items() if key not in about}
+    layer.info = {"name": name, **about} | own
+    layer.keep_rows(_MOST_ROWS)
     path = pathlib.Path(folder) / f"pretrained_{name}.keras"
     with atomic_path(path) as part:
         model.save(part)
         _make_portable(part, packed=True)
-    known = {**_shipped()} if folder == _SHIPPED else {}
+        if check is not None:
+            shipped = predict(keras.saving.load_model(part, compile=False), check)
+            same = (shipped.argmax(axis=1) == whole.argmax(axis=1)).mean()
+            if same < 0.999:
+                raise ValueError(f"float16 weights change {1 - same:.2%} of the decisions.")
+    listed = pathlib.Path(folder) / _LIST
+    known = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
     short = {key: about[key] for key in ("reads", "trained_on", "figure", "licence")}
     short |= {key: layer.info[key] for key in ("classes", "fs", "leads")}
     known[name] = {**short, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-    write_json(pathlib.Path(folder) / _LIST, dict(sorted(known.items())))
+    write_json(listed, dict(sorted(known.items())))
     return path
 
 
-def _rounded(weight):
-    """Floats cut to the 11 leading bits that float16 has, at any size; integers as they are."""
-    if weight.dtype != np.float32:
-        return weight
-    mantissa, exponent = np.frexp(weight)
-    return np.ldexp(np.round(mantissa * 2048) / 2048, exponent).astype(np.float32)
+def _halved(content):
+    """A file of weights (HDF5) with its float32 matrices as float16; vectors stay exact."""
+    import h5py  # comes with Keras, which writes these files
+
+    memory = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as old, h5py.File(memory, "w", libver="latest") as new:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                matrix = item.ndim > 1 and item.dtype == np.float32
+                values = item[()]
+                made = new.create_dataset(name, data=values.astype("f2") if matrix else values)
+            else:
+                made = new.require_group(name)
+            made.attrs.update(item.attrs)
+
+        old.visititems(copy)
+        new.attrs.update(old.attrs)
+    return memory.getvalue()
 
 
 def _make_portable(path, *, packed=False):
@@ -255,14 +272,16 @@ def _make_portable(path, *, packed=False):
     copy = path.with_name(path.name + ".zip")
     try:
         kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
-        with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w", kind, compresslevel=9) as new:
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
             for item in old.namelist():
                 content = old.read(item)
                 if item == "config.json":
                     content = json.dumps(_plain_options(json.loads(content))).encode()
+                elif packed and item == "model.weights.h5":
+                    content = _halved(content)
                 entry = zipfile.ZipInfo(item)  # dated 1980: the same model gives the same bytes
                 entry.compress_type = kind
-                new.writestr(entry, content)
+                new.writestr(entry, content, compresslevel=9)
         shutil.copyfile(copy, path)
     finally:
         copy.unlink(missing_ok=True)
@@ -622,13 +641,17 @@ def check_unseen(model, ds, *, allow_seen=False):
     if not by_name and not by_row:
         note = "The model does not say which rows it was trained on, so these may be among them."
         return {"rows": None, "patients": [], "too_many": False, "note": note}
+    # a pretrained model knows a sample of its rows: only rows that would be in it are compared
+    compared = digests <= layer.known_to if by_row else np.ones(len(ds), bool)
     seen = np.isin(digests, layer.rows) if by_row else np.zeros(len(ds), bool)
-    too_many = seen.mean() > _MOST_SEEN
+    too_many = seen.sum() > _MOST_SEEN * compared.sum()
     if by_name and ds.source.split(",")[0] == layer.info["source"].split(",")[0]:
         known = np.isin(ds.patients, patients)
         seen, too_many = seen | known, too_many or known.any()
     whose = [] if ds.patients is None else np.unique(ds.patients[seen]).tolist()
     n = f"{seen.sum():,} of {len(ds):,} rows"
+    if not compared.all():
+        n += f" ({compared.sum():,} could be compared, as the model keeps a sample of its rows)"
     if not too_many:
         note = f"{n} are equal to rows the model was trained on." if seen.any() else None
     else:

@@ -1,11 +1,13 @@
 """A saved model knows the rows it was trained on, and loads after `import ecg_keras` alone."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from ecg_keras import (
     saved_models,
     to_spectrograms,
 )
+from ecg_keras.__main__ import main
 from ecg_keras.dataset import Scaler, balance_train
 from ecg_keras.layers import Card, model_card
 from ecg_keras.saved_models import check_unseen, load_model, predict, save_served, served
@@ -344,6 +347,53 @@ def test_a_damaged_or_unknown_pretrained_model_is_one_sentence(shipped):
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match="checksum differs"):
         load_pretrained("toy_model")
+
+
+def test_matrices_are_stored_in_half_the_room_and_read_as_float32(shipped):
+    folder, model, _ = shipped
+    with zipfile.ZipFile(folder / "pretrained_toy_model.keras") as file:
+        weights = h5py.File(io.BytesIO(file.read("model.weights.h5")))
+    kinds = set()
+    weights.visititems(
+        lambda _, item: (
+            kinds.add((getattr(item, "dtype", None), item.ndim > 1))
+            if isinstance(item, h5py.Dataset)
+            else None
+        )
+    )
+    assert (np.dtype("f2"), True) in kinds and (np.dtype("f4"), True) not in kinds
+    assert {weight.dtype for weight in load_pretrained("toy_model").weights} == {
+        weight.dtype for weight in model.weights
+    }
+
+
+def test_a_sample_of_the_rows_tells_seen_ones_from_new_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_models, "_MOST_ROWS", 30)
+    train, new = toy_dataset(n=240), toy_dataset(n=240, seed=1)
+    path = saved_models.write_pretrained(saved(tmp_path, train), "toy", ABOUT, folder=tmp_path)
+    model = load_model(path)
+    with pytest.raises(ValueError, match=r"30 of 240 rows \(30 could be compared, as"):
+        check_unseen(model, train)
+    mixed = new.replace(x=np.concatenate([train.x[:60], new.x[60:]]))
+    assert 2 <= check_unseen(model, mixed, allow_seen=True)["rows"] <= 16
+    assert check_unseen(model, new) == {"rows": 0, "patients": [], "too_many": False, "note": None}
+
+
+def test_a_file_goes_before_a_name(shipped, monkeypatch):
+    folder, model, rows = shipped
+    monkeypatch.chdir(saved(folder, rows).parent)
+    (folder / "model.keras").rename(folder / "toy_model.keras")
+    assert "purpose" not in model_card(load_model("toy_model.keras"))
+    assert "purpose" in model_card(load_model("toy_model"))
+
+
+def test_the_command_prints_the_table_and_a_card(shipped, capsys):
+    assert main(["models"]) == 0
+    assert "toy_model" in capsys.readouterr().out
+    assert main(["models", "--name", "toy-model"]) == 0
+    assert "not for      the not_for" in capsys.readouterr().out
+    assert main(["models", "--name", "other"]) == 2
+    assert "pretrained models are toy_model" in capsys.readouterr().err
 
 
 def test_a_card_has_to_be_whole(shipped):
