@@ -11,10 +11,12 @@ into chunks changes nothing.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -834,9 +836,11 @@ class Reader:
         total = np.zeros((len(peaks), len(self.card["classes"])))
         weights = np.zeros(len(peaks))
         if own.any():
-            usual = known_rates(peaks, self.fs) * own
-            for i, group in enumerate(self._groups(x)):
-                rows, kept = self._rows(i, group, x, peaks, own, start)
+            usual, groups = known_rates(peaks, self.fs) * own, self._groups(x)
+            rows_of = functools.partial(self._rows, x=x, peaks=peaks, own=own, start=start)
+            with ThreadPoolExecutor(len(groups)) as pool:  # a lead a thread: NumPy frees the others
+                described = pool.map(rows_of, range(len(groups)), groups)
+            for group, (rows, kept) in zip(groups, described):
                 weight = readable[kept][:, group].any(axis=1) * usual[kept]
                 weight = weight * known_heights(qrs_heights(x[:, group], peaks, self.fs))[kept]
                 some = weight > 0

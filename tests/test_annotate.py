@@ -340,7 +340,7 @@ WAVE = np.exp(-0.5 * ((T % 0.8 - 0.4) / 0.02) ** 2)
         ("beats", WAVE, [], "fs"),
         ("beats", WAVE * 4000, ["--fs", "125"], "likely microvolts or raw counts"),
         ("beats", WAVE[:100], ["--fs", "125"], "at least 2 s"),
-        ("beats", WAVE * np.nan, ["--fs", "125"], "NaN"),
+        ("beats", WAVE * np.nan, ["--fs", "125"], "CSV of numbers"),
         ("records", WAVE, ["--fs", "125"], "reads 2 leads (I, II), the recording has 1"),
         ("beats", "no recording at all", ["--fs", "125"], "mine.csv"),
         ("beats", None, [], "mine.csv"),
