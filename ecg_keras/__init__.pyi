@@ -15,6 +15,7 @@ from .layers import model_card as model_card
 from .mitbih_csv import load_mitbih_csv as load_mitbih_csv
 from .mitbih_records import load_beats as load_beats
 from .mitbih_records import load_mitbih_records as load_mitbih_records
+from .mitbih_records import load_wfdb_beats as load_wfdb_beats
 from .models import MODELS as MODELS
 from .models import build_model as build_model
 from .presets import PRESETS as PRESETS

@@ -11,7 +11,15 @@ from conftest import real_data
 pytest.importorskip("wfdb")
 
 from ecg_keras.dataset import check_parts
-from ecg_keras.mitbih_records import DS1, DS2, PACED, load_beats, load_mitbih_records
+from ecg_keras.mitbih_records import (
+    DS1,
+    DS2,
+    PACED,
+    _source,
+    load_beats,
+    load_mitbih_records,
+    load_wfdb_beats,
+)
 from ecg_keras.recordings import read_recording
 
 pytestmark = pytest.mark.numeric
@@ -279,3 +287,40 @@ def test_the_split_is_told_and_can_be_made_again(written_records):
     assert [part.fingerprint() for part in load(**split_by)] == [
         part.fingerprint() for part in parts
     ]
+
+
+def test_databases_are_loaded_together_each_lead_by_itself(written_records, tmp_path):
+    for name in ("demo000", "demo001"):
+        for ending in ("hea", "dat", "atr"):
+            shutil.copy(written_records / f"{name}.{ending}", tmp_path)
+    options = {"lead": "each", "features": "context", "classes": "aami3", "beats": "detected"}
+    sources = [(written_records, ["demo000", "demo002"]), (tmp_path, None)]
+    ds = load_wfdb_beats(sources, **options)
+    first, second = written_records.name, tmp_path.name
+    assert set(ds.records) == {
+        f"{first}/demo000",
+        f"{first}/demo002",
+        f"{second}/demo000",
+        f"{second}/demo001",
+    }
+    assert set(ds.patients) == set(ds.records) and ds.x.shape[2] == 1
+    alone = load_wfdb_beats([(tmp_path, ["demo000"])], **options)
+    np.testing.assert_array_equal(alone.x, ds.x[ds.records == f"{second}/demo000"])
+    np.testing.assert_array_equal(alone.metadata, ds.metadata[ds.records == f"{first}/demo000"])
+    n_leads = len(read_recording(tmp_path, "demo000", lead=None).leads)
+    half = len(alone) // n_leads
+    np.testing.assert_array_equal(alone.y[:half], alone.y[half : 2 * half])
+    assert list(set(alone.patients)) == ["demo000"]
+
+
+def test_databases_need_folders_of_different_names(written_records):
+    with pytest.raises(ValueError, match="each folder of another name"):
+        load_wfdb_beats([(written_records, None), (written_records, ["demo000"])])
+    with pytest.raises(ValueError, match="got the folders none"):
+        load_wfdb_beats([])
+
+
+def test_the_source_says_which_database():
+    assert "Supraventricular" in _source("x", ["800", "894"])
+    assert _source("x", ["100", "230"]).startswith("MIT-BIH Arrhythmia")
+    assert _source("/data/incart", ["I01"]) == "WFDB records of incart"

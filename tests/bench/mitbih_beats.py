@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from ecg_keras import beats
+from ecg_keras.annotate import annotate
 from ecg_keras.ec57 import ec57
 from ecg_keras.mitbih_records import DS1, load_wfdb_beats
 from ecg_keras.models import build_model
@@ -45,8 +46,8 @@ PREPARED = {
 }
 NETWORK = {"filters": (), "units": 96, "joint_units": 48, "members": 3, "dropout": 0.3}
 MOST_NORMAL = 300  # N rows of a record and lead that are trained on
-POWER = 0.5  # the beats of a class of a record together weigh (their number) ** POWER
-MADE_WEIGHT = 0.3  # of a made row, beside rows whose mean weight is 1
+POWER = 0.6  # the beats of a class of a record together weigh (their number) ** POWER
+MADE_WEIGHT = (1.0, 0.3)  # of a made row of N and of S, beside rows whose mean weight is 1
 BIAS = (0.0, 0.0, 0.0)  # added to the logits of N, S and V: balances Se and +P
 EPOCHS, BATCH, RATE, SMOOTHING = 8, 1024, 3e-3, 0.05
 
@@ -110,7 +111,7 @@ def train(rows, path, *, seed):
     x, metadata, y = rows.x[kept], rows.metadata[kept], rows.y[kept]
     of_record = rows[kept]
     made = made_rows(rows, seed)
-    weights = np.concatenate([weights / weights.mean(), np.full(len(made[2]), MADE_WEIGHT)])
+    weights = np.concatenate([weights / weights.mean(), np.take(MADE_WEIGHT, made[2])])
     x, metadata, y = (np.concatenate(pair) for pair in zip((x, metadata, y), made))
     network = build_model("rhythm", like=of_record, **NETWORK)
     steps = EPOCHS * (len(y) // BATCH)
@@ -208,8 +209,6 @@ def _rhythms(t, rng):
 
 def count(options, folds, sources):
     """Annotate every record by the model that has not seen it, and compare as EC57 asks."""
-    from ecg_keras.annotate import annotate
-
     models = {fold: load_model(options.models / f"fold{fold}.keras") for fold in range(N_FOLDS)}
     found = {}
     for directory, names in sources:
