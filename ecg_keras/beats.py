@@ -690,36 +690,33 @@ def _joined(past, name, new):
     return np.concatenate([past[name], new]) if past else np.asarray(new)
 
 
-def _of_last(values, n, length):
-    """The `length` values before each of the last n of `values`, (n, length), NaN if fewer."""
-    padded = np.concatenate([np.full(length, np.nan), values])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, length)
-    return windows[len(values) - n : len(values)]
+class _Before:
+    """Looks from each of the last n times at the `_LONG` ones before, `_LONG_S` at most."""
+
+    def __init__(self, t, n):
+        own = np.arange(len(t) - n, len(t))[:, None]
+        self.n, at = n, own - np.arange(_LONG, 0, -1)
+        self.at = np.maximum(at, 0)
+        self.there = (at >= 0) & (t[self.at] >= t[own] - _LONG_S)
+
+    def of(self, values, length):
+        """The last `length` values before each, NaN if there are fewer, and its own: (n, ...)."""
+        rows = np.empty((self.n, length + 1))
+        rows[:, :-1] = values[self.at[:, -length:]]
+        rows[:, :-1][~self.there[:, -length:]] = np.nan
+        rows[:, -1] = values[len(values) - self.n :]
+        return rows
 
 
-def _recent(values, t, n, length):
-    """`_of_last` without what is older than `_LONG_S`, and the beat itself as a last column."""
-    rows = _of_last(values, n, length).copy()
-    rows[_of_last(t, n, length) < t[-n:, None] - _LONG_S] = np.nan
-    return np.concatenate([rows, values[-n:, None]], axis=1)
-
-
-class _Sorted:
-    """Quantiles over rows with NaN, each sorted once."""
-
-    def __init__(self, rows, otherwise):
-        self.rows = np.sort(rows, axis=1)
-        self.count = np.isfinite(rows).sum(axis=1)
-        self.otherwise = otherwise
-
-    def quantile(self, share):
-        """One value a row; `otherwise` where it is all NaN."""
-        place = share * np.maximum(self.count - 1, 0)
-        low = np.floor(place).astype(int)
-        high = np.minimum(low + 1, np.maximum(self.count - 1, 0))
-        row = np.arange(len(self.rows))
-        value = self.rows[row, low] * (1 - (place - low)) + self.rows[row, high] * (place - low)
-        return np.where(self.count, value, self.otherwise)
+def _quantiles(rows, shares, otherwise):
+    """Quantiles over rows with NaN, one array (n,) a share; `otherwise` where all are NaN."""
+    ranked, most = np.sort(rows, axis=1), np.isfinite(rows).sum(axis=1) - 1
+    place = np.multiply.outer(shares, np.maximum(most, 0))  # (shares, n)
+    low = place.astype(int)
+    high, row = np.minimum(low + 1, np.maximum(most, 0)), np.arange(len(rows))
+    part = place - low
+    value = ranked[row, low] * (1 - part) + ranked[row, high] * part
+    return np.where(most >= 0, value, otherwise)
 
 
 def _mean_and_spread(rows, otherwise):
@@ -741,7 +738,8 @@ def _context_rhythm(past, peaks, following, fs):
     """Timing of new beats among those before.
 
     Returns columns (a dict of (n,)), what is held of old and new beats (a dict of (m + n,)), and
-    for each new beat and each held one whether that lies in the short and in the long span.
+    for each new beat and each held one whether that lies in the short and in the long span; and
+    what looks back from new beats.
     """
     n = len(peaks)
     samples = _joined(past, "peaks", peaks)
@@ -756,16 +754,16 @@ def _context_rhythm(past, peaks, following, fs):
     order = np.arange(len(t) - n, len(t))[:, None] - np.arange(len(t))[None, :]
     short = (order >= 0) & (order < _SHORT) & (age <= _SHORT_S)
     long = (order >= 0) & (order < _LONG) & (age <= _LONG_S)
-    before = _recent(log, t, n, _LONG)[:, :-1]
+    look = _Before(t, n)
+    before = look.of(log, _LONG)[:, :-1]
     columns = {"rr_prev": own, "rr_next": log_next, "rr_prev/next": own - log_next}
-    held, usual = {"peaks": samples, "t": t, "log": log}, {}
+    held, usual = {"peaks": samples, "log": log}, {}
     for k in (8, 32, 80, _LONG):
         last = before[:, -k:]
-        ranked = _Sorted(last, own)
+        p20, middle, p75, p80, p90 = _quantiles(last, (0.2, 0.5, 0.75, 0.8, 0.9), own)
         mean, spread = _mean_and_spread(last, own)
-        usual |= {f"mean_{k}": mean, f"median_{k}": ranked.quantile(0.5)}
-        usual |= {f"p75_{k}": ranked.quantile(0.75), f"p90_{k}": ranked.quantile(0.9)}
-        columns[f"spread_{k}"] = ranked.quantile(0.8) - ranked.quantile(0.2)
+        usual |= {f"mean_{k}": mean, f"median_{k}": middle, f"p75_{k}": p75, f"p90_{k}": p90}
+        columns[f"spread_{k}"] = p80 - p20
         columns[f"shorter_{k}"] = (last < own[:, None] - 0.03).sum(axis=1) / np.maximum(
             np.isfinite(last).sum(axis=1), 1
         )
@@ -799,13 +797,12 @@ def _context_rhythm(past, peaks, following, fs):
     held["earliness"] = _joined(past, "earliness", earliness)
     columns["alone"] = alone
     for name, lengths in (("change", (10, 40, 80, _LONG)), ("alone", (41, _LONG))):
-        values = _recent(held[name], t, n, _LONG)
-        for k in lengths:
-            columns[f"{name}_{k}"] = _Sorted(values[:, -k:], 0).quantile(0.5)
-    values = _recent(held["early"], t, n, _LONG)
+        values = look.of(held[name], _LONG)
+        columns |= {f"{name}_{k}": _quantiles(values[:, -k:], 0.5, 0) for k in lengths}
+    values = look.of(held["early"], _LONG)
     columns |= {f"early_{k}": np.nanmean(values[:, -k:], axis=1) for k in (9, 41, _LONG)}
     columns["seen"] = np.log1p(np.isfinite(before).sum(axis=1))
-    return columns, held, (short, long)
+    return columns, held, (short, long, look)
 
 
 def _pace_columns(past, pace, own, reference, t, held):
@@ -819,8 +816,7 @@ def _pace_columns(past, pace, own, reference, t, held):
     at = np.searchsorted(times, t[:, None] - back_s, side="right") - 1
     seen = np.where(at >= 0, paces[at], np.nan)  # (n, looks), newest first
     seen[times[at] < t[:, None] - back_s - 10] = np.nan
-    ranked = _Sorted(seen, own)
-    slow, middle = ranked.quantile(0.9), ranked.quantile(0.5)
+    middle, slow = _quantiles(seen, (0.5, 0.9), own)
     change = np.where(np.isfinite(seen), seen, slow[:, None])
     change = change[:, :-2] - change[:, 2:]
     return {
@@ -844,8 +840,8 @@ def _context_shape(past, wide, held, spans, preparation):
     Returns columns (a dict of (n,)), the beat and the typical one as float32 (n, samples, 2), and
     what is held of old and new beats.
     """
-    n, fs, t = len(wide), preparation.fs, held["t"]
-    short, long = spans
+    n, fs = len(wide), preparation.fs
+    short, long, look = spans
     margin = round(_MARGIN_S * fs)
     centre = round((preparation.window_s[0] + _MARGIN_S) * fs)
     samples = wide.shape[1] - 2 * margin
@@ -887,7 +883,7 @@ def _context_shape(past, wide, held, spans, preparation):
     near = span(-0.1, 0.1)
     peak = np.abs(typical[:, near]).argmax(axis=1)
     sign = np.sign(typical[:, near][np.arange(n), peak])
-    usual_top = _Sorted(_recent(top_all, t, n, 80), 0).quantile(0.5)
+    usual_top = _quantiles(look.of(top_all, 80), 0.5, 0)
     scale = np.maximum(height, 0.25 * usual_top)
     columns = {
         "lag": lags / fs,
@@ -972,9 +968,9 @@ def _context_shape(past, wide, held, spans, preparation):
     columns |= {f"{name}:z": z[:, i] for i, name in enumerate(_WATCHED)}
     for name in ("p_like", "qrs_like", "p_best"):
         i = _WATCHED.index(name)
-        values = _recent(watched_all[:, i], t, n, 41)
-        columns[f"{name}_41"] = _Sorted(values, 0).quantile(0.5)
-        columns[f"{name}_9"] = _Sorted(values[:, -9:], 0).quantile(0.5)
+        values = look.of(watched_all[:, i], 41)
+        columns[f"{name}_41"] = _quantiles(values, 0.5, 0)
+        columns[f"{name}_9"] = _quantiles(values[:, -9:], 0.5, 0)
     x = np.stack([beats, typical][: 1 + preparation.typical], axis=2)
     if preparation.scale == "record":
         x = np.clip(x / scale[:, None, None], -_LARGEST, _LARGEST)
