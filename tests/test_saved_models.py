@@ -330,7 +330,8 @@ def shipped(tmp_path, monkeypatch):
 def test_a_pretrained_model_is_found_by_its_name_and_told_in_a_table(shipped):
     _, model, rows = shipped
     for name in ("toy_model", "toy-model"):
-        np.testing.assert_allclose(predict(load_pretrained(name), rows), predict(model, rows))
+        found = predict(load_pretrained(name), rows)
+        np.testing.assert_allclose(found, predict(model, rows), atol=2e-3)  # of probability
     assert model_card(load_model("toy_model"))["purpose"] == "the purpose"
     table = list_pretrained()
     assert table.index.tolist() == ["toy_model"] and table["classes"].tolist() == ["N S V"]
