@@ -1,13 +1,15 @@
 """Measure the page of a recording: size, time and memory to write it, time to open it in Chromium.
 
     python tests/bench/record_page.py MITDB_DIR
+    python tests/bench/record_page.py MITDB_DIR --picture mitbih_beats 106
 
 Records are those of MIT-BIH (two leads, 360 Hz): one of 30 minutes as it is, and 24 hours made of
 48 of them one after the other, read in blocks. Beats are the reference's, with invented
 probabilities and marks of waves: nothing here says how well a model reads. Writing is measured in
 a process of its own, without Keras; opening in a fresh headless Chromium by its own clock, from the
 request of the file to the first view at full detail, and up to the last strip; the median of five.
-Writes outputs/record_page/speed.json.
+Writes outputs/record_page/speed.json. With --picture it draws the README's instead: the page of one
+record as that model reads it, at its first bigeminy, as outputs/record_page/record.png.
 """
 
 import argparse
@@ -29,7 +31,14 @@ import types
 import numpy as np
 import pandas as pd
 
+PROGRAM = shutil.which("chromium") or shutil.which("google-chrome")
 OUT = pathlib.Path("outputs/record_page")
+SHOW = """<script>ecg.ready.then(() => {
+  const kind = document.getElementById("kind");
+  kind.value = "ebigeminy";
+  kind.dispatchEvent(new Event("change"));
+  ecg.next();
+});</script></body>"""
 LENGTHS = {"30 minutes": ("106",), "24 hours": None}
 TELL = """<script>ecg.ready.then(async (first) => {
   await ecg.strips;
@@ -153,11 +162,43 @@ def open_once(path):
     return told[0]
 
 
+def draw(directory, model, name):
+    """The first screen of a record's page as a PNG of 96 colours."""
+    from PIL import Image
+
+    from ecg_keras import waves
+    from ecg_keras.annotate import annotate
+    from ecg_keras.record_page import write_record_page
+    from ecg_keras.recordings import open_recording
+
+    source = open_recording(pathlib.Path(directory) / name)
+    found, marks = annotate(model, source), None
+    if hasattr(waves, "delineate"):
+        x = source.read(0, source.n_samples)
+        marks = waves.delineate(x[:, 0], fs=source.fs, peaks=found.beats["sample"].to_numpy())
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        folder = pathlib.Path(folder)
+        page = write_record_page(folder / "record.html", source, found, waves=marks)
+        text = page.read_text(encoding="utf-8")
+        page.write_text(SHOW.join(text.rsplit("</body>", 1)), encoding="utf-8")
+        flags = "--headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,866"
+        picture = folder / "page.png"
+        command = [PROGRAM, *flags.split(), f"--user-data-dir={folder / 'profile'}"]
+        command += ["--virtual-time-budget=5000", f"--screenshot={picture}", page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
+        OUT.mkdir(parents=True, exist_ok=True)
+        Image.open(picture).convert("RGB").quantize(96).save(OUT / "record.png", optimize=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("directory")
     parser.add_argument("--write", nargs=3, metavar=("NAMES", "PICKLE", "PAGE"))
+    parser.add_argument("--picture", nargs=2, metavar=("MODEL", "RECORD"))
     options = parser.parse_args()
+    if options.picture:
+        draw(options.directory, *options.picture)
+        return
     if options.write:
         names, pickled, page = options.write
         write_here(options.directory, names.split(), pickled, page)
@@ -188,9 +229,7 @@ def main():
             row["slowest_first_view_s"] = max(one["first"] for one in seen) / 1000
         results[length] = {name: round(value, 3) for name, value in row.items()}
         print(length, results[length], flush=True)
-    told = subprocess.run(
-        [shutil.which("chromium") or "google-chrome", "--version"], capture_output=True, text=True
-    )
+    told = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True)
     results["chromium"] = " ".join(told.stdout.split()[:2])
     results["versions"] = versions()
     results["command"] = f"python tests/bench/record_page.py {pathlib.Path(options.directory).name}"
