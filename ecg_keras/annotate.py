@@ -23,6 +23,7 @@ import pandas as pd
 from ecg_keras import pages
 from ecg_keras._checks import CallableModule, require
 from ecg_keras.layers import model_card
+from ecg_keras.pages import clock
 from ecg_keras.recordings import open_recording
 from ecg_keras.saved_models import load_model, predict_windows
 from ecg_keras.signals import QUALITY, fill_gaps
@@ -504,20 +505,6 @@ def _hours(label, time, readable, classes, duration_s):
         row |= {name: int((label[inside] == name).sum()) for name in classes}
         hours.append(row)
     return hours
-
-
-def clock(seconds, start=None):
-    """A time in a recording as text: hours, minutes and seconds, or the time of day.
-
-    Examples
-    --------
-    >>> clock(3725.4)
-    '1:02:05'
-    """
-    if start is not None:
-        return (start + pd.Timedelta(seconds=float(seconds))).strftime("%H:%M:%S")
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def summary_lines(summary):

@@ -12,6 +12,7 @@ import base64
 import functools
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
 
@@ -139,6 +140,20 @@ def percent(value, digits=1):
 def decimal(value, digits=3):
     """A number with a fixed count of decimals, a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def clock(seconds, start=None):
+    """A time in a recording as text: hours, minutes and seconds, or the time of day.
+
+    Examples
+    --------
+    >>> clock(3725.4), clock(60, "2026-03-03T23:59:30")
+    ('1:02:05', '00:00:30')
+    """
+    if start is not None:
+        return f"{pd.Timestamp(start) + pd.Timedelta(seconds=float(seconds)):%H:%M:%S}"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def range_text(pair, show=decimal):

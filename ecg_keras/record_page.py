@@ -24,6 +24,7 @@ from markupsafe import Markup
 from scipy.signal import firwin, upfirdn
 
 from ecg_keras import pages, plots
+from ecg_keras.pages import clock
 from ecg_keras.storage import atomic_path
 
 STEP_MV = 0.005  # of the signal on the page
@@ -334,20 +335,6 @@ def _windows(annotation):
         "said": table["classes"].astype(str).tolist(),
         "p": known,
     }
-
-
-def clock(seconds, start=None):
-    """A time in a recording as text: hours, minutes and seconds, or the time of day.
-
-    Examples
-    --------
-    >>> clock(3725.4)
-    '1:02:05'
-    """
-    if start is not None:
-        return (pd.Timestamp(start) + pd.Timedelta(seconds=float(seconds))).strftime("%H:%M:%S")
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _jump(seconds, start):

@@ -18,7 +18,7 @@ import http.server
 import json
 import pathlib
 import pickle
-import resource
+import re
 import shutil
 import statistics
 import subprocess
@@ -109,8 +109,9 @@ def write_here(directory, names, pickled, path):
     """Write the page and print seconds, MB held at most, and MB before."""
     from ecg_keras.record_page import write_record_page
 
-    def held_mb():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    def held_mb():  # not by getrusage, which counts what the parent held before exec
+        status = pathlib.Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 / 1e6
 
     found, waves = pickle.loads(pathlib.Path(pickled).read_bytes())
     source = opened(directory, names)
