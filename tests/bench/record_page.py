@@ -7,7 +7,7 @@ Records are those of MIT-BIH (two leads, 360 Hz): one of 30 minutes as it is, an
 48 of them one after the other, read in blocks. Beats are the reference's, with invented
 probabilities and marks of waves: nothing here says how well a model reads. Writing is measured in
 a process of its own, without Keras; opening in a fresh headless Chromium by its own clock, from the
-request of the file to the first view at full detail, and up to the last strip; the median of five.
+request of the file to the first view at full detail, and up to the last strip; the median of three.
 Writes outputs/record_page/speed.json. With --picture it draws the README's instead: the page of one
 record as that model reads it, at its first bigeminy, as outputs/record_page/record.png.
 """
@@ -224,7 +224,7 @@ def main():
             told = subprocess.run(command, capture_output=True, text=True, check=True)
             row = json.loads(told.stdout.splitlines()[-1])
             row |= {"page_mb": page.stat().st_size / 1e6, "beats": len(made[0].beats)}
-            seen = [open_once(page) for _ in range(5)]
+            seen = [open_once(page) for _ in range(3)]
             row["first_view_s"] = statistics.median(one["first"] for one in seen) / 1000
             row["last_strip_s"] = statistics.median(one["all"] for one in seen) / 1000
             row["slowest_first_view_s"] = max(one["first"] for one in seen) / 1000
