@@ -260,8 +260,8 @@ def _join_leads(energy, fs):
     return np.sqrt((np.minimum(energy / peak[at], 3) * weight[at]).sum(axis=1))
 
 
-def _choose_peaks(energy, fs):
-    """QRS envelope to the samples of its beats."""
+def _choose_peaks(energy, fs, *, goes_on=False):
+    """QRS envelope to the samples of its beats; what `goes_on` has no beat at its end yet."""
     peaks, _ = signal.find_peaks(energy, height=0.18, distance=max(1, int(0.2 * fs)))
     peaks = peaks[(peaks > 0.04 * fs) & (peaks < len(energy) - 0.04 * fs)]
     height, t = energy[peaks], peaks / fs
@@ -270,7 +270,7 @@ def _choose_peaks(energy, fs):
         if not _drop_doubtful(kept, height, t):
             break
     for _ in range(3):
-        if not _fill_gaps(kept, height, t):
+        if not _fill_gaps(kept, height, t, len(energy) / fs if goes_on else None):
             break
     return peaks[kept]
 
@@ -299,8 +299,11 @@ def _drop_doubtful(kept, height, t):
     return doubtful.any()
 
 
-def _fill_gaps(kept, height, t):
-    """Set `kept` at the highest peak in each gap of over 1.5 usual intervals; True if any was."""
+def _fill_gaps(kept, height, t, end=None):
+    """Set `kept` at the highest peak in each gap of over 1.5 usual intervals; True if any was.
+
+    The time up to `end` counts as a gap too.
+    """
     rows = np.flatnonzero(kept)
     if len(rows) < 3:
         return False
@@ -313,6 +316,13 @@ def _fill_gaps(kept, height, t):
             (t[inside] - t[rows[gap]] > 0.36)
             & (t[rows[gap + 1]] - t[inside] > 0.3)
             & (height[inside] > 0.26)
+        ]
+        if len(inside):
+            more.append(inside[height[inside].argmax()])
+    if end is not None and end - t[rows[-1]] > 1.5 * usual[-1]:
+        inside = np.arange(rows[-1] + 1, len(t))
+        inside = inside[
+            (t[inside] - t[rows[-1]] > 0.36) & (end - t[inside] > 0.3) & (height[inside] > 0.26)
         ]
         if len(inside):
             more.append(inside[height[inside].argmax()])
@@ -418,7 +428,9 @@ class PeakStream:
         if len(self._energy) >= self._work_hz:
             live = range(self._x.shape[1]) if live is None else live
             envelope = _join_leads(self._energy[:, live], self._work_hz)
-            found = (_choose_peaks(envelope, self._work_hz) + self._first) * self._step
+            found = (
+                _choose_peaks(envelope, self._work_hz, goes_on=True) + self._first
+            ) * self._step
             found = found[(found > oldest) & (found <= self.certain)]
         if len(found):
             self._last = found[-1]

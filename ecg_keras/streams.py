@@ -12,6 +12,7 @@ into chunks changes nothing.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import socket
@@ -110,7 +111,7 @@ class StreamingAnnotator:
         self.fs = float(check_positive("fs", fs))
         self._factor = 1.0 if unit is None else _factor(unit)
         self.leads, self._lead, self._stream = None, lead, None
-        self._previous = None
+        self._previous, self._nothing = None, None
         if leads is not None:
             self._open([leads] if isinstance(leads, str) else [str(name) for name in leads])
 
@@ -175,6 +176,8 @@ class StreamingAnnotator:
 
     def _table(self, found):
         """Beats as a DataFrame."""
+        if not found and self._nothing is not None:
+            return self._nothing.copy()
         classes = model_card(self.model)["classes"]
         names = ["sample", "time_s", "class", "why", *[f"p_{name}" for name in classes]]
         names += ["rr_before_s", "rr_after_s", "rate_bpm", "quality"]
@@ -190,7 +193,9 @@ class StreamingAnnotator:
             after = after if after <= AHEAD_S else np.nan
             rows.append((*row, before, after, 60 / before, beat.quality))
         table = pd.DataFrame(rows, columns=names)
-        return table if rows else table.astype({"sample": np.int64})
+        if not rows:
+            table = self._nothing = table.astype({"sample": np.int64})
+        return table
 
 
 def annotate_causally(model, source, columns):
@@ -263,6 +268,7 @@ class _Stream:
             (0, len(self._held)), np.float32
         )  # since before the first open beat
         self._pieces = []  # of it, not yet joined
+        self._recent = []  # swing of each lead in the last hops
         self._waiting, self._ready = [], []  # R peaks found; beats settled and not classified
         self._last_second = None  # of the last beat
         reader = self.reader
@@ -274,41 +280,72 @@ class _Stream:
         """The beats that are certain after the next samples (samples, leads)."""
         if self._finished:
             raise ValueError("the stream was finished; start a new one.")
-        found = []
-        piece = max(1, round(_PIECE_S * self.fs))
+        found, piece = [], max(1, round(_PIECE_S * self.fs))
         for at in range(0, len(x), piece):
             part = np.concatenate([self._rest, x[at : at + piece]])
             part[~np.isfinite(part)] = np.nan
-            used = 0
-            while (stop := round((self._hops + 1) * self.fs) - self._n) <= len(part) - used:
-                found += self._hop(part[used : used + stop])
-                used += stop
-            self._rest = part[used:].copy()
-            found += self._classify()
+            stops, hop = [0], self._hops  # where each hop that is full ends
+            while (stop := round((hop + 1) * self.fs) - self._n) <= len(part):
+                stops.append(stop)
+                hop += 1
+            self._rest = part[stops[-1] :].copy()
+            if len(stops) > 1:
+                found += self._read(part[: stops[-1]], stops, hop - _AHEAD_S)
         return found
 
     def finish(self):
         """The beats that were still open."""
         if self._finished:
             return []
-        found = self._hop(self._rest) if len(self._rest) else []
+        seconds = int(np.ceil((self._n + len(self._rest)) / self.fs - 1e-9))
+        stops = [0, len(self._rest)] if len(self._rest) else [0]
+        found = self._read(self._rest, stops, seconds)
         self._finished = True
         if self._peaks is not None:
             end = np.repeat(self._held[None], int(1.5 * self.fs), axis=0)
             more = self._peaks.push(end) + self._origin
             self._waiting += [int(peak) for peak in more if peak < self._n]
-        self._judge(int(np.ceil(self._n / self.fs - 1e-9)))
         self._settle(final=True)
         return found + self._classify()
+
+    def _read(self, x, stops, seconds):
+        """Take hops that end at `stops`, after which so many seconds can be judged."""
+        self._raw = np.concatenate([self._raw, x])
+        self._judge(seconds, self._n + len(x))
+        found = []
+        for first, stop in itertools.pairwise(stops):
+            found += self._hop(x[first:stop])
+        found += self._classify()
+        self._states, self._flutter = self._states[-_KNOWN_S:], self._flutter[-_KNOWN_S:]
+        keep = self._n - round(max(0, self._known - _PAST_S) * self.fs)
+        self._raw = self._raw[len(self._raw) - keep :]
+        return found
+
+    def _judge(self, seconds, n):
+        """State of all seconds before that one, of a signal of n samples by now."""
+        if seconds <= self._known:
+            return
+        first = max(0, self._known - _PAST_S)
+        start, stop = round(first * self.fs), round((seconds + _AHEAD_S) * self.fs)
+        origin = n - len(self._raw)
+        x = self._raw[start - origin : stop - origin]
+        new = slice(self._known - first, seconds - first)
+        states = list(signal_quality(x, fs=self.fs)[new])
+        flutter = fibrillation(x, fs=self.fs)[new].tolist()
+        self._states, self._flutter = self._states + states, self._flutter + flutter
+        self._known = seconds
+        if self._keep:
+            self.all_states += states
+            self.all_flutter += flutter
 
     def _hop(self, x):
         """Take one second; returns beats only where the stream starts anew."""
         found = []
         empty = bool(np.isnan(x).all())
         if not empty and self._lost >= _LOST_S:
-            found = self._end_part()
+            found = self._classify()
+            self._start_anew()
         self._lost = self._lost + 1 if empty else 0
-        self._raw = np.concatenate([self._raw, x])
         filled = x
         if empty:
             filled = np.repeat(self._held[None], len(x), axis=0)
@@ -316,85 +353,51 @@ class _Stream:
             filled = _bridged(x, self._held)
         self._held = filled[-1]
         self._pieces.append(filled)
+        self._recent = [*self._recent[1 - _PAST_S :], np.ptp(filled, axis=0)]
         self._hops, self._n = self._hops + 1, self._n + len(x)
         if self._peaks is not None:
             new = self._peaks.push(filled, live=self._live()) + self._origin
             self._waiting += new.tolist()
             if self._lost == _LOST_S:
                 self._peaks = None
-        self._judge(self._hops - _AHEAD_S)
         self._settle()
-        return found
-
-    def _end_part(self):
-        """Give what is open before a long gap's end, and start anew after it."""
-        self._judge(self._hops)
-        self._settle(final=True)
-        found = self._classify()
-        self._start_anew()
         return found
 
     def _live(self):
         """Leads that R peaks are looked for in; None for all."""
-        n = self._raw.shape[1]
+        n = len(self._held)
         if n == 1:
             return None
-        share = np.mean([state == 0 for state in self._states], axis=0) if self._states else 1
-        share = np.broadcast_to(share, n)
-        moves = np.nan_to_num(np.nanmax(self._raw, axis=0) - np.nanmin(self._raw, axis=0)) > 0
+        known = self._hops - _AHEAD_S - (self._known - len(self._states))
+        states = self._states[max(0, known - _PAST_S) : max(0, known)]
+        share = np.mean([state == 0 for state in states], axis=0) if states else np.ones(n)
+        moves = np.max(self._recent, axis=0) > 0
         live = np.flatnonzero(moves & (share >= min(_LEAST_SHARE, share.max())))
         return live if 0 < len(live) < n else None
-
-    def _judge(self, seconds):
-        """State of all seconds before that one."""
-        bounds = [round(second * self.fs) for second in range(max(0, self._known), seconds + 1)]
-        origin = self._n - len(self._raw)
-        while self._known < seconds:
-            second = self._known
-            first = max(0, second - _PAST_S)
-            start, stop = round(first * self.fs), round((second + 1 + _AHEAD_S) * self.fs)
-            x = self._raw[max(0, start - origin) : stop - origin]
-            if self._lost >= _PAST_S + 1 + _AHEAD_S:
-                state, flutter = np.full(x.shape[1], QUALITY.index("missing"), np.int8), False
-            else:
-                state = signal_quality(x, fs=self.fs)[second - first]
-                flutter = bool(fibrillation(x, fs=self.fs)[second - first])
-            self._states.append(state)
-            self._flutter.append(flutter)
-            self._known += 1
-            if self._keep:
-                self.all_states.append(state)
-                self.all_flutter.append(flutter)
-        del bounds
-        self._states, self._flutter = self._states[-_KNOWN_S:], self._flutter[-_KNOWN_S:]
-        keep = self._n - round(max(0, self._known - _PAST_S) * self.fs)
-        self._raw = self._raw[len(self._raw) - keep :]
 
     def _settle(self, *, final=False):
         """Move peaks whose beat is wholly known to `_ready`; drop those that are none."""
         certain = self._n if self._peaks is None else self._peaks.certain + self._origin
+        known = self._known if final else self._hops - _AHEAD_S
         oldest = self._known - len(self._states)
         while self._waiting:
             peak = self._waiting[0]
-            second = min(int(peak / self.fs), self._known - 1 if final else int(peak / self.fs))
+            second = min(int(peak / self.fs), self._known - 1) if final else int(peak / self.fs)
             following = self._waiting[1] if len(self._waiting) > 1 else None
-            known = final or (
-                second < self._known
-                and (following is not None or certain >= peak + AHEAD_S * self.fs)
-            )
-            if not known:
+            later = following is not None or certain >= peak + AHEAD_S * self.fs
+            if second >= known or not (later or final):
                 break
             self._waiting.pop(0)
             if following is not None and following - peak > AHEAD_S * self.fs:
                 following = None
-            at = max(0, second - oldest)
+            at = second - oldest
             state = self._states[at]
             dead = np.isin(state, (QUALITY.index("flat"), QUALITY.index("missing"))).all()
             if dead or self._flutter[at]:
                 continue
             joined = self._last_second is not None and not any(
                 self._flutter[i] or (self._states[i] != 0).all()
-                for i in range(max(0, self._last_second + 1 - oldest), at + 1)
+                for i in range(max(0, self._last_second + 1 - oldest, at - _PAST_S), at + 1)
             )
             self._last_second = second
             quality = np.mean([s == 0 for s in self._states[max(0, at - _QUALITY_S + 1) : at + 1]])
@@ -404,10 +407,7 @@ class _Stream:
     def _classify(self):
         """Classify the settled beats; returns them."""
         found, self._ready = self._ready, []
-        if len(self._pieces) > 1 or len(self._pieces) and not len(self._filled):
-            self._filled = np.concatenate([self._filled, *self._pieces])
-        elif self._pieces:
-            self._filled = np.concatenate([self._filled, self._pieces[0]])
+        self._filled = np.concatenate([self._filled, *self._pieces])
         self._pieces = []
         first = 0
         for i, beat in enumerate(found):

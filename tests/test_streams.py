@@ -18,15 +18,15 @@ from ecg_keras.demo import simulate_patient
 from ecg_keras.signals import PeakStream, match_peaks, r_peaks
 from ecg_keras.streams import StreamingAnnotator, _Samples, stream
 
-FS = 250.0
+FS = 125.0
 CLASSES = ["N", "S", "V"]
 EXACT = ["sample", "class", "why", "rr_before_s", "rr_after_s", "quality"]
 
 
 @pytest.fixture(scope="module")
 def recording():
-    """One lead of three minutes, at 250 Hz."""
-    patient = simulate_patient(3, duration_s=180, fs=FS)
+    """One lead of two minutes, at 125 Hz."""
+    patient = simulate_patient(3, duration_s=120, fs=FS)
     return patient.signal[:, :1].astype(np.float32)
 
 
@@ -98,12 +98,12 @@ def test_peaks_of_a_stream_are_those_of_the_whole_recording():
 
 def test_chunks_change_nothing(model, recording):
     x = recording.copy()
-    x[4000:4300] = np.nan
-    x[20000:21500] = np.nan
+    x[2000:2150] = np.nan
+    x[9000:9700] = np.nan
     whole = read(model, x, [len(x)])
-    assert len(whole) > 150 and (whole["why"] == "").sum() > 150
+    assert len(whole) > 90 and (whole["why"] == "").sum() > 90
     rng = np.random.default_rng(0)
-    for largest in (100, 700, 20000):
+    for largest in (100, 700, 10000):
         close(whole, read(model, x, rng.integers(1, largest, 50)))
 
 
@@ -114,18 +114,18 @@ def test_beats_are_those_of_a_causal_annotation(model, recording):
     given = read(model, recording, [1000])
     assert given["sample"].tolist() == found["sample"].tolist()
     assert given["class"].tolist() == found["class"].tolist()
-    both_sides = annotate(model, recording, fs=FS).beats
+    both_sides = annotate(model, recording, fs=FS).beats.iloc[3:-3]
     pairs = match_peaks(both_sides["sample"], given["sample"], fs=FS)
-    assert len(pairs) >= 0.98 * len(both_sides)
+    assert len(pairs) >= 0.97 * len(both_sides)
 
 
 def test_answers_come_within_three_seconds_and_a_hop(model, recording):
     annotator, delays = StreamingAnnotator(model, fs=FS), []
     step = 25
-    for at in range(0, 60 * 250, step):
+    for at in range(0, 40 * 125, step):
         for sample in annotator.push(recording[at : at + step])["sample"]:
             delays.append((at + step - sample) / FS)
-    assert len(delays) > 40 and 2 <= min(delays) and max(delays) <= 4.1
+    assert len(delays) > 30 and 2 <= min(delays) and max(delays) <= 4.1
 
 
 def test_memory_does_not_grow(model, recording):
@@ -142,8 +142,8 @@ def test_memory_does_not_grow(model, recording):
         return held(vars(value), seen) if hasattr(value, "__dict__") else 0
 
     annotator, sizes = StreamingAnnotator(model, fs=FS), []
-    for _ in range(4):
-        annotator.push(np.tile(recording, (2, 1)))
+    for _ in range(3):
+        annotator.push(recording)
         state = vars(annotator._stream).copy()
         contexts = state.pop("_contexts")  # of the last 400 beats
         state.pop("reader")
@@ -154,37 +154,39 @@ def test_memory_does_not_grow(model, recording):
 
 def test_a_gap_is_missing_samples(model, recording):
     lost = np.full((int(12 * FS), 1), np.nan)
-    whole = read(model, np.concatenate([recording[:15000], lost, recording[:5000]]), [15000])
+    whole = read(model, np.concatenate([recording[:7500], lost, recording[:2500]]), [7500])
     annotator = StreamingAnnotator(model, fs=FS)
-    parts = [annotator.push(recording[:15000]), annotator.gap(12), annotator.push(recording[:5000])]
+    parts = [annotator.push(recording[:7500]), annotator.gap(12), annotator.push(recording[:2500])]
     close(whole, pd.concat([*parts, annotator.finish()], ignore_index=True))
-    first = whole[whole["sample"] >= 18000].iloc[0]
+    first = whole[whole["sample"] >= 9000].iloc[0]
     assert np.isnan(first["rr_before_s"])
 
 
 def test_after_a_long_gap_the_stream_starts_anew(model, recording):
     annotator = StreamingAnnotator(model, fs=FS)
-    before = [annotator.push(2 * recording[20000:35000]), annotator.gap(40)]
-    parts = [annotator.push(recording[:15000]), annotator.finish()]
+    before = [annotator.push(2 * recording[5000:10000]), annotator.gap(40)]
+    parts = [annotator.push(recording[:5000]), annotator.finish()]
     old, new = (pd.concat(p, ignore_index=True) for p in (before, parts))
-    old = pd.concat([old, new[new["sample"] < 25000]])
-    new = new[new["sample"] >= 25000].reset_index(drop=True)
-    assert old["sample"].max() < 15100 and len(new) > 50
-    fresh = read(model, recording[:15000], [15000])
-    new["sample"] -= 25000
-    # the quality of the first second looks back into the gap
+    start = 10000
+    old = pd.concat([old, new[new["sample"] < start]])
+    new = new[new["sample"] >= start].reset_index(drop=True)
+    assert old["sample"].max() < 5050 and len(new) > 30
+    fresh = read(model, recording[:5000], [5000])
+    new["sample"] -= start
+    # the quality of the first seconds looks back into the gap
     close(new.iloc[8:].reset_index(drop=True), fresh.iloc[8:].reset_index(drop=True))
 
 
 def test_flat_and_missing_stretches_hold_no_beats(model, recording):
     x = recording.copy()
-    x[5000:10000] = x[5000]
+    x[2500:5000] = x[2500]
     beats = read(model, x, [999])
-    assert not beats["sample"].between(5300, 9700).any()
-    assert beats["sample"].between(11000, 45000).sum() > 100
+    assert not beats["sample"].between(2650, 4850).any()
+    assert beats["sample"].between(5500, 15000).sum() > 60
 
 
 def test_units_and_leads_are_chosen_by_name(model, recording):
+    recording = recording[:5000]
     two = np.concatenate([np.zeros_like(recording), recording], axis=1)
     a = read(model, 1000 * two, [2500], leads=["resp", "MLII"], lead="MLII", unit="uV")
     b = read(model, recording, [2500])
@@ -269,4 +271,4 @@ def test_a_socket_of_raw_numbers(model, recording, capsys):
         except ConnectionRefusedError:
             threading.Event().wait(0.1)
     reader.join(60)
-    assert not reader.is_alive() and len(lines_of(out.getvalue())) > 15
+    assert not reader.is_alive() and len(lines_of(out.getvalue())) > 30

@@ -6,7 +6,7 @@
 
 `peaks` reads all records of DATA_DIR/mitdb and DATA_DIR/svdb (all leads, all minutes, flutter left
 out on both sides, 150 ms) and writes outputs/stream/peaks.json; nothing of `PeakStream` but its
-memory and reach was chosen on them. `speed` reads lead 1 of record 100, brought to 125 Hz, in chunks
+memory and reach was chosen on them. `speed` reads record 100, one lead, at 125 Hz, in chunks
 of 1 s, 10 s and 10 min on one core, the model included, and writes outputs/stream/speed.json. Times
 are CPU seconds of this process after a minute of warming up, the best of three.
 """
