@@ -32,6 +32,7 @@ _MARKS = {  # JSON files that this package writes, and keys that each of them ha
     "search.json": ("identity", "job"),
     "summary.json": ("record", "n_beats", "heart_rate"),
     "ec57.json": ("records", "gross", "settings"),
+    "folder.json": ("model", "recordings"),
 }
 
 
