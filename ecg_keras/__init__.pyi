@@ -7,6 +7,7 @@ from .dataset import split_dataset as split_dataset
 from .demo import load_demo as load_demo
 from .ec57 import ec57 as ec57
 from .explain import explain as explain
+from .folders import annotate_folder as annotate_folder
 from .grids import ScalogramGrid as ScalogramGrid
 from .grids import SpectrogramGrid as SpectrogramGrid
 from .grids import SpectrumGrid as SpectrumGrid
@@ -29,6 +30,7 @@ from .search import search as search
 from .spectrograms import to_scalograms as to_scalograms
 from .spectrograms import to_spectra as to_spectra
 from .spectrograms import to_spectrograms as to_spectrograms
+from .streams import StreamingAnnotator as StreamingAnnotator
 from .training import evaluate_and_report as evaluate_and_report
 from .training import fit_and_report as fit_and_report
 

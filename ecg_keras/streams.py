@@ -517,6 +517,17 @@ def stream(model, *, fs, leads=None, lead=None, unit=None, port=None, format="te
     A line that cannot be read counts as a missing sample, so that time goes on; the first of them
     is named on stderr, and their number at the end. A first line that is none is a header. The end
     of the input or Ctrl-C ends the stream: beats that were open are still written.
+
+    Examples
+    --------
+    A record played like a wearable, a sample at a time, in a shell::
+
+        python -c "
+        import time, wfdb
+        for sample in wfdb.rdrecord('100').p_signal:
+            print(*sample, sep=',', flush=True)
+            time.sleep(1 / 360)
+        " | ecg-keras stream --fs 360 --leads MLII,V5
     """
     check_option("format", format, FORMATS)
     if format != "text" and leads is None:
