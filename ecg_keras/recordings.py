@@ -416,12 +416,12 @@ def _open_wfdb(base, *, fs, leads, unit):
         )
     _check_size(name, header.sig_len, header.fs or 0)
     segments = _segments(wfdb, base, header)
-    channels = {}  # of all segments: lead to unit and samples per frame
+    channels, uncalibrated = {}, []  # of all segments: lead to unit and samples per frame
     for segment in segments:
         _check_files(segment.base, segment.header)
-        uncalibrated = _zero_gains(segment.base)
+        zeros = _zero_gains(segment.base)
         for i, (lead, its_unit, ratio, gain) in enumerate(_channels(segment.header)):
-            gain = 0.0 if i in uncalibrated else gain
+            uncalibrated += [lead] * (i in zeros and lead not in uncalibrated)
             if not np.isfinite(gain) or gain <= 0:
                 raise ValueError(
                     f"record {segment.base.name}: the header gives lead {lead} a gain of {gain:g}; "
@@ -430,6 +430,11 @@ def _open_wfdb(base, *, fs, leads, unit):
             if channels.setdefault(lead, (its_unit, ratio))[1] != ratio:
                 raise ValueError(f"record {name}: lead {lead} has another rate in each segment.")
     chosen, notes = _choose_ecg(name, {of: told for of, told in channels.items()}, leads, unit)
+    if these := [lead for lead in chosen if lead in uncalibrated]:
+        notes.append(
+            f"The header gives {', '.join(these)} a gain of 0, not calibrated: 200 units are taken "
+            "for 1 mV, as WFDB does."
+        )
     ratios = [channels[lead][1] for lead in chosen]
     most = max(ratios)
     rate = _agreed_rate(name, fs, float(header.fs * most))

@@ -507,7 +507,6 @@ def test_files_that_are_no_recording_are_refused(tmp_path):
         (" 5000", " 90000", "truncated"),
         (" 250 ", " 0 ", "0 Hz"),
         ("2000.0(0)", "-2000.0(0)", "a gain of -2000"),
-        ("2000.0(0)", "0(0)", "a gain of 0"),
         ("/mV", "/mmHg", "none of its channels is an ECG in volts"),
     ],
 )
@@ -518,6 +517,15 @@ def test_headers_of_nonsense_are_refused_before_anything_is_read(tmp_path, old, 
     header.write_text(header.read_text().replace(old, new))
     with pytest.raises(ValueError, match=message):
         open_recording(path)
+
+
+def test_a_gain_of_0_is_200_units_per_mv_and_told(tmp_path):
+    path = write_wfdb(tmp_path, "a", ecg(), gain=200.0)  # half of SVDB's headers say 0
+    header = path.with_suffix(".hea")
+    header.write_text(header.read_text().replace("200.0(0)", "0(0)", 1))
+    opened = open_recording(path)
+    np.testing.assert_allclose(whole(opened), ecg(), atol=0.6 / 200)
+    assert any("MLII a gain of 0, not calibrated" in note for note in opened.notes)
 
 
 def test_pipes_and_files_of_holes_are_refused(tmp_path):
