@@ -9,8 +9,10 @@ from scipy import signal
 
 from ecg_keras.recordings import read_recording
 from ecg_keras.signals import (
+    QUALITY,
     bandpass,
     beat_windows,
+    fibrillation,
     match_peaks,
     normalize,
     notch,
@@ -18,6 +20,7 @@ from ecg_keras.signals import (
     resample,
     rr_features,
     rr_intervals,
+    signal_quality,
 )
 
 pytestmark = pytest.mark.numeric
@@ -239,3 +242,56 @@ def test_rr_features_compare_with_the_record_not_with_the_rate():
 def test_refusals_say_what_came(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def beating(seconds=40, fs=250.0, noise=0.0, seed=0):
+    """A lead of narrow beats of 1 mV every 0.8 s, in mV."""
+    t = np.arange(int(seconds * fs)) / fs
+    x = np.exp(-0.5 * ((t % 0.8 - 0.4) / 0.012) ** 2)
+    rng = np.random.default_rng(seed)
+    slow = np.convolve(rng.normal(size=len(x)), np.ones(int(0.1 * fs)) / np.sqrt(0.1 * fs), "same")
+    return (x + noise * slow)[:, None]
+
+
+@pytest.mark.parametrize("fs", [125.0, 250.0, 360.0, 1000.0])
+def test_each_second_gets_the_state_it_was_given(fs):
+    x = beating(fs=fs)
+    cut = lambda first, last: slice(int(first * fs), int(last * fs))
+    x[cut(10, 15)] = np.nan
+    x[cut(20, 25)] = 0.1
+    wide = 8 * np.sin(2 * np.pi * np.arange(len(x)) / fs)[:, None]
+    x[cut(30, 34)] = np.clip(wide[cut(30, 34)], -5, 5)
+    states = signal_quality(x, fs=fs)[:, 0]
+    names = [QUALITY[state] for state in states]
+    assert names[:9] == ["good"] * 9 and names[10:15] == ["missing"] * 5
+    assert names[20:25] == ["flat"] * 5 and names[30:34] == ["clipped"] * 4
+
+
+def test_noise_that_hides_the_beats_is_told_and_noise_that_does_not_is_not():
+    assert (signal_quality(beating(noise=0.02), fs=250) == 0).all()
+    assert (signal_quality(beating(noise=1.0), fs=250) == QUALITY.index("noise")).mean() > 0.9
+
+
+def test_quality_of_a_second_depends_on_what_is_near_it_only():
+    x = np.concatenate([beating(20), beating(20, noise=1.0), beating(20)])
+    whole, vf = signal_quality(x, fs=250), fibrillation(x, fs=250)
+    for second in (15, 21, 38, 41):
+        first = second - 10
+        piece = x[first * 250 : (second + 3) * 250]
+        assert signal_quality(piece, fs=250)[10] == whole[second]
+        assert fibrillation(piece, fs=250)[10] == vf[second]
+
+
+def test_flutter_is_found_in_the_record_that_has_it_and_nowhere_else():
+    import wfdb
+
+    folder = real_data("mitdb")
+    notes = wfdb.rdann(str(folder / "207"), "atr")
+    marks = [(symbol, s / 360) for symbol, s in zip(notes.symbol, notes.sample) if symbol in "[]"]
+    flutter = np.zeros(1806, bool)
+    for (_, start), (_, stop) in zip(marks[::2], marks[1::2]):
+        flutter[int(start) : int(stop) + 1] = True
+    found = fibrillation(wfdb.rdrecord(str(folder / "207")).p_signal, fs=360)
+    assert found[flutter[: len(found)]].mean() > 0.7 and not found[~flutter[: len(found)]].any()
+    for name in ("106", "203", "223"):
+        assert not fibrillation(wfdb.rdrecord(str(folder / name)).p_signal, fs=360).any()
