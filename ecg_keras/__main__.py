@@ -111,7 +111,7 @@ def annotate(options):
         print(annotate_one(options.model, first, out_dir=options.out, **keywords))
         print(os.path.join(options.out, "record.html"))
         return
-    from ecg_keras.folders import annotate_folder
+    from ecg_keras.annotate import annotate_folder
 
     table = annotate_folder(
         options.model,

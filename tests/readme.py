@@ -14,13 +14,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 GROUPS = {
     "ground": "_checks storage",
     "signal": "signals waves beats",
-    "data": "dataset mitbih_csv recordings mitbih_records ptbxl demo download inspection",
+    "data": "dataset mitbih_csv recordings mitbih_records ptbxl demo download",
     "representation": "grids layers spectrograms",
     "models": "blocks signal_models image_models fused_models models presets",
     "training": "batches metrics ec57 saved_models training",
     "telling": "plots pages report compare",
     "explaining": "keras_graph attribution faithfulness explain",
-    "using": "streams annotate record_page folders",
+    "using": "streams annotate record_page",
     "searching": "search_space search_trials search_oracle search",
     "outside": "bundle __main__ __init__",
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -12,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecg_keras import folders
+from ecg_keras import annotate as annotating
+from ecg_keras.annotate import annotate_folder, find_recordings
 from ecg_keras.demo import write_demo_records
-from ecg_keras.folders import annotate_folder, find_recordings
 from ecg_keras.storage import write_json
 
 
@@ -51,11 +52,11 @@ def test_records_of_one_name_do_not_share_a_folder(tmp_path):
     for day in ("a", "b"):
         touch(tmp_path / day, "100.csv", "100.edf", "200.csv")
     found = find_recordings([tmp_path / "a", tmp_path / "b"])
-    jobs = folders._name(found, tmp_path / "out")
+    jobs = annotating._name(found, tmp_path / "out")
     assert len(set(jobs.values())) == 6
-    backwards = folders._name(found[::-1], tmp_path / "out")
+    backwards = annotating._name(found[::-1], tmp_path / "out")
     assert jobs == backwards
-    jobs = folders._name(find_recordings(tmp_path, recursive=True), tmp_path / "out")
+    jobs = annotating._name(find_recordings(tmp_path, recursive=True), tmp_path / "out")
     told = sorted(path.relative_to(tmp_path / "out").as_posix() for path in jobs.values())
     assert told == ["a/100_csv", "a/100_edf", "a/200", "b/100_csv", "b/100_edf", "b/200"]
 
@@ -85,10 +86,10 @@ def records(tmp_path, monkeypatch):
         found.summary |= {"duration_s": 5.0, "analysable": 1.0, "pauses": 0, "flutter_s": 0}
         return found
 
-    monkeypatch.setattr(folders, "annotate", annotate)
-    monkeypatch.setattr(folders, "load_model", lambda file: object())
+    monkeypatch.setattr(annotating, "annotate", annotate)
+    monkeypatch.setattr(annotating, "load_model", lambda file: object())
     monkeypatch.setattr(
-        folders,
+        annotating,
         "open_recording",
         lambda path, **options: (
             refuse(path) if "broken" in path.name else types.SimpleNamespace(name=path.stem)
@@ -163,17 +164,17 @@ def test_if_none_can_be_read_that_is_an_error(records):
 
 @pytest.mark.parametrize("deaths, expected", [(1, ""), (2, "died 2 times")])
 def test_what_a_dead_worker_had_is_done_again_alone(records, monkeypatch, deaths, expected):
-    left, one = {"one": deaths}, folders._one
+    left, one = {"one": deaths}, annotating._one
 
     def dying(file, digest, path, folder, *rest):
         if left.get(path.stem):
             left[path.stem] -= 1
             begun = {"record": None, "n_beats": None, "heart_rate": None, "begun": rest[-1]}
-            write_json(folders.pathlib.Path(folder) / "summary.json", begun)
+            write_json(pathlib.Path(folder) / "summary.json", begun)
             raise RuntimeError("a worker was killed")
         return one(file, digest, path, folder, *rest)
 
-    monkeypatch.setattr(folders, "_one", dying)
+    monkeypatch.setattr(annotating, "_one", dying)
     table = annotate_folder(records.model, records.folder, records.out, fs=100)
     why = table.set_index("path")["why"]
     assert expected in why[str(records.folder / "one.csv")]
@@ -182,7 +183,7 @@ def test_what_a_dead_worker_had_is_done_again_alone(records, monkeypatch, deaths
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", folders.BACKENDS)
+@pytest.mark.parametrize("backend", annotating.BACKENDS)
 def test_two_workers_give_what_one_gives(backend, tmp_path):
     if backend != "loky":
         pytest.importorskip({"ray": "ray", "dask": "distributed"}[backend])

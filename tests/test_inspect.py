@@ -5,8 +5,8 @@ import pytest
 from conftest import toy_dataset
 
 from ecg_keras import to_spectrograms
-from ecg_keras.inspection import inspect, plot_labelled
 from ecg_keras.plots import png
+from ecg_keras.report import inspect, plot_labelled
 
 pytestmark = pytest.mark.numeric
 
