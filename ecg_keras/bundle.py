@@ -16,7 +16,7 @@ import tarfile
 from ecg_keras.storage import write_json, write_text
 
 _MOST_BYTES = 1_000_000  # Kaggle refuses larger sources
-_KINDS = (".py", ".pyi", ".css", ".jinja", ".js", ".json", ".keras")
+_KINDS = (".py", ".pyi", ".css", ".jinja", ".js", ".json", ".keras", ".npz")
 _HEAD = '''"""ecg_keras {version} and its Kaggle kernel, written by `ecg-keras bundle`."""
 
 import base64

@@ -1,12 +1,14 @@
 """R peaks and waves on signals whose peaks are known."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import real_data
 
 from ecg_keras.demo import simulate_patient
 from ecg_keras.plots import aligned
-from ecg_keras.signals import r_peaks
-from ecg_keras.waves import find_waves, row_peaks
+from ecg_keras.signals import resample, r_peaks
+from ecg_keras.waves import delineate, find_waves, intervals, row_peaks
 
 pytestmark = pytest.mark.numeric
 
@@ -80,3 +82,168 @@ def test_waves_are_found_at_their_places_and_given_peaks_are_kept():
             {"R": 0.5, "S": 0.54, "P": 0.34, "T": 0.8}, abs=0.013
         )
     assert find_waves(beat, fs=250, peaks=[125])[0]["R"] == 125
+
+
+# of `beats_of`: where each wave begins and ends, in s from R
+KNOWN_S = {"p": (-0.2, -0.1), "qrs": (-0.045, 0.045), "t": (0.18, 0.4)}
+
+
+def beats_of(fs, *, rr_s=0.9, n=12, p=0.15, seed=0):
+    """A lead of beats whose waves begin and end at known places, and their R peaks in samples."""
+    t = np.arange(round(rr_s * (n + 1) * fs)) / fs
+    peaks_s = rr_s * np.arange(1, n + 1)
+    x = 0.004 * np.random.default_rng(seed).standard_normal(len(t))
+    for peak_s in peaks_s:
+        for wave, tall in (("p", p), ("t", 0.3)):
+            on, off = KNOWN_S[wave]
+            phase = np.clip((t - peak_s - on) / (off - on), 0, 1)
+            x += tall * np.sin(np.pi * phase) ** 2
+        x += np.interp(t - peak_s, [-0.045, -0.03, 0, 0.025, 0.045], [0, -0.1, 1, -0.2, 0])
+    return x, np.rint(peaks_s * fs).astype(int)
+
+
+def seconds_from_r(waves, name, fs):
+    """Median of a mark over the inner beats, in s from R; NaN where no beat has it."""
+    return float(np.median((waves[name] - waves["r"]).iloc[1:-1].dropna().to_numpy(float)) / fs)
+
+
+@pytest.mark.parametrize("fs", [100, 250, 360, 1000])
+def test_onsets_and_ends_are_where_they_were_put_at_any_rate(fs):
+    x, peaks = beats_of(fs)
+    waves = delineate(x, fs=fs)
+    assert np.abs(waves["r"].to_numpy(float) - peaks).max() <= 0.02 * fs
+    assert waves.iloc[1:-1].notna().all(axis=None)
+    for wave, (on, off) in KNOWN_S.items():
+        # the ends of a smooth wave are soft: 50 ms for P and T, 25 ms for QRS
+        soft = 0.025 if wave == "qrs" else 0.05
+        assert seconds_from_r(waves, wave + "_on", fs) == pytest.approx(on, abs=soft)
+        assert seconds_from_r(waves, wave + "_off", fs) == pytest.approx(off, abs=soft)
+    assert seconds_from_r(waves, "p_peak", fs) == pytest.approx(-0.15, abs=0.02)
+    assert seconds_from_r(waves, "t_peak", fs) == pytest.approx(0.29, abs=0.02)
+
+
+def test_amplitude_and_drift_do_not_matter():
+    x, _ = beats_of(250)
+    own = delineate(x, fs=250)
+    pd.testing.assert_frame_equal(delineate(5000 * x, fs=250), own)
+    moved = delineate(x + 0.3 * np.sin(2 * np.pi * 0.1 * np.arange(len(x)) / 250), fs=250) - own
+    assert moved.iloc[1:-1].abs().max(axis=None) <= 0.03 * 250
+
+
+def test_an_inverted_lead_has_its_waves():
+    x, _ = beats_of(250)
+    waves = delineate(-x, fs=250)
+    assert waves.iloc[1:-1].notna().all(axis=None)
+    assert seconds_from_r(waves, "t_peak", 250) == pytest.approx(0.29, abs=0.03)
+
+
+def test_beats_without_a_p_wave_have_none():
+    rng = np.random.default_rng(1)
+    parts = [beats_of(250, rr_s=rr, n=1, p=0.0, seed=i)[0] for i, rr in enumerate(rng.uniform(0.6, 1.1, 15))]
+    x = np.concatenate([part[: len(part) // 2 + 110] for part in parts])
+    waves = delineate(x, fs=250)
+    assert len(waves) >= 12
+    assert waves["p_peak"].isna().mean() >= 0.8
+    assert waves["t_peak"].notna().mean() >= 0.8
+
+
+def test_waves_stand_in_order_and_belong_to_one_beat():
+    recording = simulate_patient(3, duration_s=60, fs=360)
+    waves = delineate(recording.signal, fs=360)
+    order = ["p_on", "p_peak", "p_off", "qrs_on", "qrs_off", "t_on", "t_peak", "t_off"]
+    for _, beat in waves.iterrows():
+        there = beat[order].dropna().to_numpy(int)
+        assert (np.diff(there) >= 0).all()
+    for name in ("p_on", "qrs_on", "t_off"):
+        assert (np.diff(waves[name].dropna().to_numpy(int)) > 0).all()
+    assert waves["qrs_on"].notna().mean() > 0.95
+
+
+def test_given_peaks_are_kept_and_a_beat_with_nothing_on_it_has_no_waves():
+    x, peaks = beats_of(250)
+    x[peaks[5] - 150 : peaks[5] + 150] = x[peaks[5] - 150]
+    waves = delineate(x, fs=250, peaks=peaks)
+    assert waves["r"].tolist() == peaks.tolist()
+    assert pd.isna(waves["qrs_on"][5])
+    assert waves["qrs_on"].notna().sum() == len(peaks) - 1
+
+
+def test_missing_and_flat_stretches_have_no_marks():
+    x, peaks = beats_of(250)
+    x[peaks[4] - 60 : peaks[6] + 120] = np.nan
+    waves = delineate(x, fs=250)
+    marks = waves.stack().dropna().to_numpy(int)
+    assert not np.isnan(x[marks]).any()
+    assert len(waves) == len(peaks) - 3
+    assert len(delineate(np.full(2500, np.nan), fs=250)) == 0
+    assert len(delineate(np.ones((2500, 2)), fs=250)) == 0
+    kept = delineate(np.ones(2500), fs=250, peaks=[700])
+    assert kept["r"].tolist() == [700]
+    assert kept.drop(columns="r").isna().all(axis=None)
+
+
+def test_leads_vote_and_an_empty_lead_has_no_voice():
+    x, _ = beats_of(250)
+    own = delineate(x, fs=250)
+    empty = np.full(len(x), np.nan)
+    found = delineate(np.column_stack([x, empty, np.zeros(len(x))]), fs=250)
+    pd.testing.assert_frame_equal(found, own)
+
+
+def test_long_recordings_are_read_in_pieces_without_a_seam():
+    x, _ = beats_of(250, n=100)  # over one piece of 65 s
+    waves = delineate(x, fs=250)
+    assert waves.iloc[1:-1].notna().all(axis=None)
+    for name in ("p_on", "qrs_off", "t_off"):
+        apart = (waves[name] - waves["r"]).iloc[1:-1].to_numpy(float)
+        assert np.ptp(apart) <= 0.04 * 250
+
+
+def test_intervals_are_those_of_the_marks():
+    waves = pd.DataFrame(
+        {
+            "r": [500, 1000, 1320],
+            "p_on": [420, pd.NA, 1240],
+            "qrs_on": [480, 980, 1300],
+            "qrs_off": [530, 1030, 1350],
+            "t_off": [680, 1180, pd.NA],
+        },
+        dtype="Int64",
+    )
+    found = intervals(waves, fs=500)
+    np.testing.assert_allclose(found["pr_ms"], [120, np.nan, 120])
+    np.testing.assert_allclose(found["qrs_ms"], [100, 100, 100])
+    np.testing.assert_allclose(found["rr_ms"], [np.nan, 1000, 640])
+    np.testing.assert_allclose(found["qtc_bazett_ms"], [np.nan, 400, np.nan])
+    short = intervals(waves.assign(t_off=[680, 1180, 1500]).astype("Int64"), fs=500).iloc[2]
+    assert short["qtc_bazett_ms"] == pytest.approx(400 / 0.8)
+    assert short["qtc_fridericia_ms"] == pytest.approx(400 / 0.64 ** (1 / 3))
+
+
+def test_marks_of_cardiologists_are_met():
+    wfdb = pytest.importorskip("wfdb")
+    folder = real_data("ludb") / "data"
+    signal, fields = wfdb.rdsamp(str(folder / "1"), channel_names=["ii"])
+    known = wfdb.rdann(str(folder / "1"), "ii")
+    for signal, fs in ((signal, 500), (resample(signal, fs=500, to_fs=128), 128)):
+        waves = delineate(signal, fs=fs)
+        for symbol, name in (("p", "p_peak"), ("N", "r"), ("t", "t_peak")):
+            at = known.sample[np.array(known.symbol) == symbol] / 500
+            found = waves[name].dropna().to_numpy(float) / fs
+            assert np.abs(at[:, None] - found).min(axis=1).max() < 0.06
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"fs": 20}, "at least 50 Hz"),
+        ({"x": np.full(500, np.inf)}, "infinite"),
+        ({"x": np.zeros(10)}, "at least 0.2 s"),
+        ({"x": np.zeros((2, 500, 1))}, "shape"),
+        ({"peaks": [30, 900]}, "peaks must rise within 0 to 499"),
+    ],
+)
+def test_what_cannot_be_delineated_is_refused(change, words):
+    options = {"x": np.zeros(500), "fs": 250} | change
+    with pytest.raises(ValueError, match=words):
+        delineate(options.pop("x"), **options)
