@@ -349,7 +349,10 @@ def _owners(qrs, at):
     best = np.full(len(qrs), np.inf)  # distance of the peak that has each stretch
     for i in range(len(at)):
         near = [k for k in (right[i] - 1, right[i]) if 0 <= k < len(qrs)]
-        away = [max(0, qrs[k, 0] - at[i], at[i] - qrs[k, 1]) + 1e-3 * abs(middle[k] - at[i]) for k in near]
+        away = [
+            max(0, qrs[k, 0] - at[i], at[i] - qrs[k, 1]) + 1e-3 * abs(middle[k] - at[i])
+            for k in near
+        ]
         k, distance = near[int(np.argmin(away))], min(away)
         if distance <= _QRS_REACH_S * _OUT_HZ and distance < best[k]:
             owner[owner == k] = -1

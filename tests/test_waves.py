@@ -7,7 +7,7 @@ from conftest import real_data
 
 from ecg_keras.demo import simulate_patient
 from ecg_keras.plots import aligned
-from ecg_keras.signals import resample, r_peaks
+from ecg_keras.signals import r_peaks, resample
 from ecg_keras.waves import delineate, find_waves, intervals, row_peaks
 
 pytestmark = pytest.mark.numeric
@@ -139,7 +139,10 @@ def test_an_inverted_lead_has_its_waves():
 
 def test_beats_without_a_p_wave_have_none():
     rng = np.random.default_rng(1)
-    parts = [beats_of(250, rr_s=rr, n=1, p=0.0, seed=i)[0] for i, rr in enumerate(rng.uniform(0.6, 1.1, 15))]
+    parts = [
+        beats_of(250, rr_s=rr, n=1, p=0.0, seed=i)[0]
+        for i, rr in enumerate(rng.uniform(0.6, 1.1, 15))
+    ]
     x = np.concatenate([part[: len(part) // 2 + 110] for part in parts])
     waves = delineate(x, fs=250)
     assert len(waves) >= 12
@@ -223,9 +226,9 @@ def test_intervals_are_those_of_the_marks():
 def test_marks_of_cardiologists_are_met():
     wfdb = pytest.importorskip("wfdb")
     folder = real_data("ludb") / "data"
-    signal, fields = wfdb.rdsamp(str(folder / "1"), channel_names=["ii"])
+    own, _ = wfdb.rdsamp(str(folder / "1"), channel_names=["ii"])
     known = wfdb.rdann(str(folder / "1"), "ii")
-    for signal, fs in ((signal, 500), (resample(signal, fs=500, to_fs=128), 128)):
+    for signal, fs in ((own, 500), (resample(own, fs=500, to_fs=128), 128)):
         waves = delineate(signal, fs=fs)
         for symbol, name in (("p", "p_peak"), ("N", "r"), ("t", "t_peak")):
             at = known.sample[np.array(known.symbol) == symbol] / 500

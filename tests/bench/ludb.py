@@ -67,7 +67,9 @@ def main():
         for name in sorted(test, key=names.index):
             found[name] = find(records[name], net)
         table = count({name: records[name] for name in test}, found)
-        print(f"fold {fold}, {time.time() - start:.0f} s\n{table.to_string(index=False)}", flush=True)
+        print(
+            f"fold {fold}, {time.time() - start:.0f} s\n{table.to_string(index=False)}", flush=True
+        )
     table = count({name: records[name] for name in found}, found)
     print(f"all\n{table.to_string(index=False)}")
     if args.folds is None:
@@ -101,7 +103,9 @@ def read_marks(samples, symbols):
         if symbol in KINDS:
             on = samples[i - 1] if i and symbols[i - 1] == "(" else -1
             last = i + 1 == len(symbols) or symbols[i + 1] != ")"
-            found.append((KINDS[symbol], int(on), int(samples[i]), -1 if last else int(samples[i + 1])))
+            found.append(
+                (KINDS[symbol], int(on), int(samples[i]), -1 if last else int(samples[i + 1]))
+            )
     return found
 
 
@@ -148,7 +152,9 @@ def examples(records):
             for wave, on, peak, off in marks:
                 kind = waves._WAVES.index(wave) + 1
                 width = (0.016, 0.012, 0.024)[kind - 1] * waves._OUT_HZ
-                own[:, kind] = np.maximum(own[:, kind], np.exp(-0.5 * ((t - peak * ratio) / width) ** 2))
+                own[:, kind] = np.maximum(
+                    own[:, kind], np.exp(-0.5 * ((t - peak * ratio) / width) ** 2)
+                )
                 if on >= 0 and off >= 0:
                     own[(t >= on * ratio) & (t <= off * ratio), 0] = kind
             own[:, 4] = (t >= min(known) * ratio) & (t <= max(known) * ratio)
@@ -248,7 +254,9 @@ def count(records, found):
                 errors = []
                 for name, record in records.items():
                     for lead in chosen:
-                        counts = count_lead(record, lead, wave, column, found[name][lead], tolerance_s)
+                        counts = count_lead(
+                            record, lead, wave, column, found[name][lead], tolerance_s
+                        )
                         tp, fn, fp = tp + counts[0], fn + counts[1], fp + counts[2]
                         errors.append(counts[3])
                 errors = np.concatenate(errors)
@@ -309,8 +317,8 @@ def ship(records):
     """Train on all records and write the package's weights."""
     net = train(list(records.values()), seed=SEED)
     about = (
-        f"Trained by tests/bench/ludb.py on {len(records)} records of LUDB 1.0.1 (A. I. Kalyakulina "
-        "et al., IEEE Access 8, 2020; PhysioNet; ODC-BY 1.0)."
+        f"Trained by tests/bench/ludb.py on {len(records)} records of LUDB 1.0.1 (A. I. "
+        "Kalyakulina et al., IEEE Access 8, 2020; PhysioNet; ODC-BY 1.0)."
     )
     digest = hashlib.sha256(b"".join(net[name].tobytes() for name in sorted(net))).hexdigest()
     with atomic_path(SHIPPED) as path, open(path, "wb") as file:
