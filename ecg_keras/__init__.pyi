@@ -33,5 +33,6 @@ from .spectrograms import to_spectrograms as to_spectrograms
 from .streams import StreamingAnnotator as StreamingAnnotator
 from .training import evaluate_and_report as evaluate_and_report
 from .training import fit_and_report as fit_and_report
+from .waves import delineate as delineate
 
 __version__: str

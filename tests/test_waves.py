@@ -137,19 +137,6 @@ def test_an_inverted_lead_has_its_waves():
     assert seconds_from_r(waves, "t_peak", 250) == pytest.approx(0.29, abs=0.03)
 
 
-def test_beats_without_a_p_wave_have_none():
-    rng = np.random.default_rng(1)
-    parts = [
-        beats_of(250, rr_s=rr, n=1, p=0.0, seed=i)[0]
-        for i, rr in enumerate(rng.uniform(0.6, 1.1, 15))
-    ]
-    x = np.concatenate([part[: len(part) // 2 + 110] for part in parts])
-    waves = delineate(x, fs=250)
-    assert len(waves) >= 12
-    assert waves["p_peak"].isna().mean() >= 0.8
-    assert waves["t_peak"].notna().mean() >= 0.8
-
-
 def test_waves_stand_in_order_and_belong_to_one_beat():
     recording = simulate_patient(3, duration_s=60, fs=360)
     waves = delineate(recording.signal, fs=360)
