@@ -17,6 +17,7 @@ patients marked "chosen" in folds.csv, one half; the figures of the other half a
 import argparse
 import os
 import pathlib
+import shutil
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -76,6 +77,7 @@ def main():
         for fold in range(N_FOLDS):
             mine = folds.index[folds.fold != fold]
             part = rows[np.isin(rows.records, mine)]
+            shutil.rmtree(options.models / "found", ignore_errors=True)
             train(part, options.models / f"fold{fold}.keras", seed=options.seed + fold)
         if options.ship:
             train(rows, options.models / "all.keras", seed=options.seed)
@@ -216,14 +218,17 @@ def count(options, folds, sources):
             key = f"{directory.name}/{name}"
             folder = options.models / "found" / directory.name
             folder.mkdir(parents=True, exist_ok=True)
-            annotation = annotate(models[folds.fold[key]], directory / name)
-            symbols = annotation.beats["class"].replace("?", "Q").to_numpy()
-            samples = annotation.beats["sample"].to_numpy()
-            found[key] = (samples, symbols, annotation.fs)
+            kept = folder / f"{name}.csv"
+            if not kept.exists():
+                annotation = annotate(models[folds.fold[key]], directory / name)
+                annotation.beats.assign(fs=annotation.fs).to_csv(kept, index=False)
+            table = pd.read_csv(kept, keep_default_na=False, usecols=["sample", "class", "fs"])
+            symbols = table["class"].replace("?", "Q").to_numpy()
+            found[key] = (table["sample"].to_numpy(), symbols, float(table.fs[0]))
     tables = []
     for escape_beats in ("S", "N"):
         one = ec57(
-            {f"{d.name}/{name}": d / name for d, names in sources for name in names},
+            {f"{d.name}/{name}": d / f"{name}.atr" for d, names in sources for name in names},
             found,
             escape_beats=escape_beats,
         )
