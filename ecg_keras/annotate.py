@@ -464,8 +464,8 @@ def _summary(source, card, beats, events, spans, read, windows, duration_s):
             summary["couplets"][of] = int((mine["kind"] == "couplet").sum())
             summary["runs"][of] = {
                 "n": len(runs),
-                "longest": _run(runs, "n_beats"),
-                "fastest": _run(runs, "rate_bpm"),
+                "longest": _extreme_run(runs, "n_beats"),
+                "fastest": _extreme_run(runs, "rate_bpm"),
             }
     pauses = events[events["kind"] == "pause"]
     longest = events[events["kind"] == "longest_rr"]
@@ -509,7 +509,7 @@ def _heart_rate(beats):
     }
 
 
-def _run(runs, column):
+def _extreme_run(runs, column):
     """The run with the largest value of a column, as a dict; None where there is none."""
     if not len(runs):
         return None
