@@ -11,7 +11,8 @@ DIR, so that a second call only counts; --ship trains on all patients and writes
 ecg_keras/pretrained_mitbih_beats.keras. Results: outputs/mitbih_beats/.
 
 What was chosen by looking at figures (see outputs/mitbih_beats/negative.csv) was chosen on the
-patients marked "chosen" in records.csv, one half; the figures of the other half are the honest ones.
+patients marked "chosen" in records.csv, one half; the figures of the other half are the honest
+ones.
 """
 
 import argparse
