@@ -137,6 +137,17 @@ def test_an_inverted_lead_has_its_waves():
     assert seconds_from_r(waves, "t_peak", 250) == pytest.approx(0.29, abs=0.03)
 
 
+def test_a_fibrillating_atrium_has_no_p_wave():
+    wfdb = pytest.importorskip("wfdb")
+    path, stop = str(real_data("mitdb") / "203"), 180 * 360
+    signal, _ = wfdb.rdsamp(path, sampto=stop, channels=[0])  # atrial fibrillation
+    waves = delineate(signal[:, 0], fs=360)
+    assert waves["p_peak"].notna().mean() < 0.2
+    assert waves["t_peak"].notna().mean() > 0.8
+    signal, _ = wfdb.rdsamp(str(real_data("mitdb") / "101"), sampto=stop, channels=[0])  # sinus
+    assert delineate(signal[:, 0], fs=360)["p_peak"].notna().mean() > 0.95
+
+
 def test_waves_stand_in_order_and_belong_to_one_beat():
     recording = simulate_patient(3, duration_s=60, fs=360)
     waves = delineate(recording.signal, fs=360)
