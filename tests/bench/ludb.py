@@ -13,7 +13,8 @@ Marks pair one to one, nearest first, within the tolerance; errors in ms are of 
 150 ms. Little was chosen: the shape of the network and the least lengths of waves were set
 before anything was counted. After the first of the five folds had been counted, which found P in
 atrial fibrillation, erasing P waves and drawing the leads without P more often were added; then all
-five were counted, once.
+five were counted, once. Raising the odds of P by 2.6 and 7 was tried on folds 0 and 2 and left:
+F1 hardly moved.
 """
 
 import argparse
