@@ -8,6 +8,7 @@ from .dataset import split_dataset as split_dataset
 from .demo import load_demo as load_demo
 from .ec57 import ec57 as ec57
 from .explain import explain as explain
+from .export import export as export
 from .grids import ScalogramGrid as ScalogramGrid
 from .grids import SpectrogramGrid as SpectrogramGrid
 from .grids import SpectrumGrid as SpectrumGrid

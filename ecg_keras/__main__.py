@@ -144,6 +144,16 @@ def stream(options):
     )
 
 
+def export(options):
+    """Write a saved model for another runtime, once it decides there as it does in Keras."""
+    from ecg_keras import load_model, model_card
+    from ecg_keras.export import export as export_model
+
+    model = load_model(options.model)
+    check = options.source and _test_part(options, model_card(model))
+    print(export_model(model, options.out, format=options.format, check=check))
+
+
 def tune(options):
     """Search model and training settings, then train the winner and report it on the test part."""
     from ecg_keras.search import search
@@ -356,9 +366,9 @@ def _parser():
         part.set_defaults(run=function)
         return part
 
-    def sourced(part, *, whole):
+    def sourced(part, *, whole, needed=True):
         part.add_argument(
-            "--source", required=True, type=_source, choices=SOURCES, help="which data set"
+            "--source", required=needed, type=_source, choices=SOURCES, help="which data set"
         )
         part.add_argument(
             "--data",
@@ -385,11 +395,12 @@ def _parser():
                 "--split", type=_name, help="mitbih_csv: by default that of the model"
             )
             part.add_argument("--seed", type=int, help="of the split; by default that of the model")
-            part.add_argument(
-                "--allow-seen",
-                action="store_true",
-                help="take rows that the model was trained on too; the page says so",
-            )
+            if needed:
+                part.add_argument(
+                    "--allow-seen",
+                    action="store_true",
+                    help="take rows that the model was trained on too; the page says so",
+                )
 
     part = command(train)
     sourced(part, whole=True)
@@ -428,6 +439,19 @@ def _parser():
         "--rows",
         type=lambda text: [int(row) for row in text.split(",")],
         help="row numbers, as in 0,17",
+    )
+
+    part = command(export)
+    sourced(part, whole=False, needed=False)
+    part.add_argument("--model", required=True, metavar="FILE", help="a model.keras, or a name")
+    part.add_argument(
+        "--out", required=True, metavar="FILE", help="a name.onnx or name.tflite, or a folder"
+    )
+    part.add_argument(
+        "--format",
+        type=_name,
+        default="onnx",
+        help="onnx, saved_model, litert, litert_float16, litert_dynamic or litert_int8",
     )
 
     part = command(annotate)

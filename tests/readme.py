@@ -20,7 +20,7 @@ GROUPS = {
     "training": "batches metrics ec57 saved_models training",
     "telling": "plots pages report compare",
     "explaining": "keras_graph attribution faithfulness explain",
-    "using": "streams annotate record_page",
+    "using": "streams annotate record_page export",
     "searching": "search_space search_trials search_oracle search",
     "outside": "bundle __main__ __init__",
 }
