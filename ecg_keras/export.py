@@ -421,7 +421,7 @@ def _judge(figures, format):
     elif change is None and equal < _EQUAL_MADE:
         raise ValueError(
             f"{format} decides {100 * (1 - equal):.3g} % of {figures['rows']:,} rows without "
-            "labels otherwise than Keras; give check=ECGDataset, so that the figure can be compared."
+            "labels otherwise than Keras; give check=ECGDataset, to compare the figure."
         )
     elif change is not None and change < -_LOSS:
         other = [name for name in ("litert_dynamic", "litert_float16") if name != format]
