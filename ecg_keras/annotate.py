@@ -60,10 +60,12 @@ from ecg_keras.streams import (
     find_beats,
     model_reads,
 )
+from ecg_keras.waves import delineate
 
 FILES = ("beats.csv", "summary.json", "record.html")  # beside NAME.ecg
 _BLOCK_S = 1800  # read at once
 _AROUND_S, _BEFORE_S = 30, 360  # and around it; before it for rows that need what is usual there
+_WAVES_S = 7200  # up to this length, the page shows P, QRS and T and their intervals
 _PAUSE_S = 3.0
 _SLOW_BPM, _FAST_BPM, _LASTING_S = 50.0, 120.0, 10.0
 _SYMBOLS = {"N": "N", "S": "S", "V": "V", "F": "F", "Q": "Q", UNREAD: "Q"}  # WFDB's
@@ -159,7 +161,8 @@ class Annotation:
         if page:
             from ecg_keras.record_page import write_record_page
 
-            write_record_page(out_dir / "record.html", recording, self)
+            waves = _waves(recording, self)
+            write_record_page(out_dir / "record.html", recording, self, waves=waves)
         write_json(out_dir / "summary.json", self.summary)
         return out_dir
 
@@ -573,6 +576,15 @@ def summary_lines(summary):
         text = ", ".join(f"{name} {count}" for name, count in said["classes"].items() if count)
         lines.append((f"Windows of {said['length_s']:g} s", f"{said['n']}: {text or 'none'}"))
     return lines
+
+
+def _waves(recording, annotation):
+    """P, QRS and T of each beat in the first lead read, for the page; None for long recordings."""
+    if annotation.duration_s > _WAVES_S or not len(annotation.beats):
+        return None
+    column = recording.leads.index(annotation.summary["leads_read"][0])
+    x = recording.read(0, recording.n_samples)[:, column]
+    return delineate(x, fs=recording.fs, peaks=annotation.beats["sample"])
 
 
 def file_name(name):

@@ -278,7 +278,7 @@ def _check_installed(suffix):
 
 @contextlib.contextmanager
 def _new(path):
-    """Yield a temporary path, which becomes `path` if the block ends well; a folder has no suffix."""
+    """Yield a temporary path, which becomes `path` if the block ends well; a folder has none."""
     if path.suffix:
         with atomic_path(path) as part:
             yield part

@@ -36,12 +36,17 @@ def test_every_extra_is_named_where_its_package_is_missing():
     assert {extra for _, extra in calls} | set(BY_USERS) == set(extras) - {"test"}
     for module, extra in calls:
         packages = [line.split(">=")[0].replace("-", "_") for line in extras[extra]]
-        assert module in packages, f"{extra} does not install {module}"
+        assert module.split(".")[0] in packages, f"{extra} does not install {module}"
 
 
-def test_the_extra_for_tests_holds_all_others():
+def test_the_extra_for_tests_holds_all_others_but_engines_of_clusters():
     extras = setup("options.extras_require")
     for extra, lines in extras.items():
+        if extra in (
+            "ray",
+            "dask",
+        ):  # hundreds of megabytes; their tests skip where they are absent
+            continue
         assert set(lines) <= set(extras["test"]), extra
 
 
