@@ -82,6 +82,7 @@ def test_a_file_takes_raw_signals_and_metadata_and_gives_the_same_probabilities(
     assert [file.name for file in tmp_path.iterdir()] == [found.path.name]  # nothing beside it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "saved_model", "litert"])
 def test_a_file_carries_the_card_without_names_of_patients(format, single, tmp_path):
     needs(format)
@@ -107,6 +108,7 @@ def test_made_rows_are_told_and_have_no_figure(single, tmp_path):
     assert "no labels" in str(found) and "macro-F1" not in str(found)
 
 
+@pytest.mark.slow
 def test_the_result_is_a_table(single, tmp_path):
     model, ds = single
     found = export(model, tmp_path / "m", format="saved_model", check=ds)
@@ -137,6 +139,7 @@ def test_one_row_decided_otherwise_is_refused_and_no_file_is_left(single, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_int8_that_loses_too_much_is_refused_with_what_may_do(single, tmp_path, monkeypatch):
     needs("litert_int8")
     _, ds = single
@@ -193,6 +196,7 @@ def test_every_family_decides_the_same(family, format, tmp_path):
     assert found.figures["largest_difference"] < 1e-4  # probability
 
 
+@pytest.mark.slow
 def test_an_older_export_is_replaced_and_other_files_are_not(single, tmp_path):
     needs("onnx")
     model, _ = single
@@ -247,6 +251,7 @@ def test_a_missing_library_names_its_extra(format, module, extra, single, tmp_pa
         export(single[0], tmp_path / f"m{SUFFIX[format]}", format=format)
 
 
+@pytest.mark.slow
 def test_the_command_line_exports(tmp_path, capsys):
     from ecg_keras import load_demo
 
