@@ -17,6 +17,7 @@ from ecg_keras.storage import write_json, write_text
 
 _MOST_BYTES = 1_000_000  # Kaggle refuses larger sources
 _KINDS = (".py", ".pyi", ".css", ".jinja", ".js", ".json", ".keras", ".npz")
+_LEFT_OUT = ("pretrained_ptbxl_superclasses.keras",)  # 250 KB here: too much for Kaggle
 _HEAD = '''"""ecg_keras {version} and its Kaggle kernel, written by `ecg-keras bundle`."""
 
 import base64
@@ -39,7 +40,7 @@ tarfile.open(fileobj=io.BytesIO(_PACKAGE)).extractall(sys.path[0], filter="data"
 def write_bundle(out_dir, *, username="INSERT_YOUR_USERNAME", title="ECG Keras MIT BIH"):
     """Write the package and the kernel as one script, and the metadata for Kaggle's command line.
 
-    The pretrained models are in it too.
+    The pretrained models of beats are in it too; ptbxl_superclasses would make it too large.
 
     Parameters
     ----------
@@ -114,6 +115,8 @@ def _packed(folder):
     memory = io.BytesIO()
     with tarfile.open(fileobj=memory, mode="w:xz", preset=9) as archive:
         for path in sorted(folder.rglob("*")):
+            if path.name in _LEFT_OUT:
+                continue
             if path.suffix in _KINDS and "__pycache__" not in path.parts:
                 # without a date, so the same package gives the same bytes
                 entry = tarfile.TarInfo(f"ecg_keras/{path.relative_to(folder).as_posix()}")

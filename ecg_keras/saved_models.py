@@ -174,7 +174,7 @@ def load_pretrained(name):
     if not path.is_file() or _sha256(path) != known[key]["sha256"]:
         raise ValueError(
             f"{path} is missing, or is not the file that was shipped (its checksum differs); "
-            "install the package again."
+            "install the package again (the one-file bundle has the models of beats only)."
         )
     return keras.saving.load_model(path, compile=False, safe_mode=True)
 
