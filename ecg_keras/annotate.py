@@ -22,8 +22,8 @@ import importlib.resources
 import os
 import pathlib
 import re
+import struct
 import sys
-import tempfile
 import urllib.parse
 import uuid
 from dataclasses import dataclass
@@ -69,6 +69,7 @@ _WAVES_S = 7200  # up to this length, the page shows P, QRS and T and their inte
 _PAUSE_S = 3.0
 _SLOW_BPM, _FAST_BPM, _LASTING_S = 50.0, 120.0, 10.0
 _SYMBOLS = {"N": "N", "S": "S", "V": "V", "F": "F", "Q": "Q", UNREAD: "Q"}  # WFDB's
+_CODES = {"N": 1, "V": 5, "F": 6, "S": 9, "Q": 13, "~": 14, '"': 22, "[": 32, "]": 33}
 _UNREADABLE = 0x30  # subtype of WFDB's "~" where no signal can be read; 0 where they can be again
 # of folders
 BACKENDS = ("loky", "ray", "dask")
@@ -599,44 +600,42 @@ def file_name(name):
 
 
 def _write_wfdb(path, annotation):
-    """Write the beats as a WFDB annotation file, whole or not at all."""
-    wfdb = require("wfdb", "wfdb")
-    beats = annotation.beats
-    label = beats["class"].to_numpy()
-    known = np.isin(label, list(_SYMBOLS))
-    notes = [
-        (int(s), 0, _SYMBOLS.get(c, "Q"), "" if k else str(c))
-        for s, c, k in zip(beats["sample"], label, known)
-    ]
-    for kind, start_s, stop_s in annotation.events[["kind", "start_s", "stop_s"]].itertuples(
-        index=False
-    ):
-        if kind == "flutter":
-            notes.append((round(start_s * annotation.fs), 0, "[", ""))
-            notes.append((round(stop_s * annotation.fs) - 1, 0, "]", ""))
-    spans = annotation.spans
+    """Write the beats as a WFDB annotation file, whole or not at all.
+
+    Written here, because ``wfdb.wrann`` before 4.2, which Kaggle gets, fails under NumPy 2.
+    """
+    fs, beats, spans = annotation.fs, annotation.beats, annotation.spans
+    notes = []  # (sample, symbol, subtype, text)
+    for sample, label in zip(beats["sample"], beats["class"]):
+        known = label in _SYMBOLS
+        notes.append((int(sample), _SYMBOLS.get(label, "Q"), 0, "" if known else str(label)))
+    flutter = annotation.events[annotation.events["kind"] == "flutter"]
+    for start_s, stop_s in flutter[["start_s", "stop_s"]].to_numpy():
+        notes.append((round(start_s * fs), "[", 0, ""))
+        notes.append((round(stop_s * fs) - 1, "]", 0, ""))
     for start_s, stop_s in spans.loc[spans["lead"] == "", ["start_s", "stop_s"]].to_numpy():
-        notes.append((round(start_s * annotation.fs), _UNREADABLE, "~", ""))
-        notes.append((round(stop_s * annotation.fs) - 1, 0, "~", ""))
+        notes.append((round(start_s * fs), "~", _UNREADABLE, ""))
+        notes.append((round(stop_s * fs) - 1, "~", 0, ""))
     notes.sort(key=lambda note: note[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".ecg-") as folder:
-        if notes:
-            wfdb.wrann(
-                path.stem,
-                "ecg",
-                np.array([note[0] for note in notes]),
-                subtype=np.array([note[1] for note in notes]),
-                symbol=[note[2] for note in notes],
-                aux_note=[note[3] for note in notes],
-                fs=annotation.fs,
-                write_dir=folder,
-            )
-            made = (pathlib.Path(folder) / f"{path.stem}.ecg").read_bytes()
-        else:
-            made = b"\x00\x00"  # WFDB's mark of the end
+    # the rate is told as WFDB does it: a comment before all others, and a step back of one
+    made = [_coded(0, '"', 0, f"## time resolution: {fs:.12g}"), bytes([0, 236, *[255] * 4, 1, 0])]
+    before = 0
+    for sample, symbol, subtype, text in notes:
+        made.append(_coded(sample - before, symbol, subtype, text))
+        before = sample
     with atomic_path(path) as part:
-        part.write_bytes(made)
+        part.write_bytes(b"".join(made) + bytes(2))
+
+
+def _coded(step, symbol, subtype, text):
+    """One annotation in WFDB's MIT format, `step` samples after the one before."""
+    word = lambda code, value: struct.pack("<H", code << 10 | value)
+    far = word(59, 0) + struct.pack("<HH", step >> 16, step & 0xFFFF) if step > 1023 else b""
+    made = far + word(_CODES[symbol], 0 if far else step)
+    if subtype:
+        made += word(61, subtype)
+    text = text.encode("ascii", "replace")[:255]
+    return made + (word(63, len(text)) + text + bytes(len(text) % 2) if text else b"")
 
 
 def annotate_folder(

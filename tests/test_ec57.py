@@ -22,6 +22,7 @@ from ecg_keras.ec57 import (
     _run_by_run,
     ec57,
 )
+from ecg_keras.recordings import _wide_bytes
 
 module = sys.modules["ecg_keras.ec57"]
 
@@ -469,7 +470,8 @@ def drawn(written_records, tmp_path_factory):
     out = tmp_path_factory.mktemp("drawn")
     found = {}
     for name in ("demo001", "demo002", "demo003"):
-        beats = wfdb.rdann(str(written_records / name), "atr")
+        with _wide_bytes():
+            beats = wfdb.rdann(str(written_records / name), "atr")
         symbols = ["V" if i % 9 == 5 else s for i, s in enumerate(beats.symbol)]
         kept = [i for i in range(len(symbols)) if i % 11]
         found[name] = (beats.sample[kept], [symbols[i] for i in kept], 360)
