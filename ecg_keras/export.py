@@ -368,6 +368,7 @@ def _made_rows(model, card, seed):
         fs=fs,
         leads=card["leads"],
         unit=card["unit"],
+        modality=card.get("modality", "ECG"),
         metadata=metadata,
         metadata_names=card["metadata_names"] if card["metadata_names"] else None,
         source="synthetic rows of the simulator",
