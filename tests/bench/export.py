@@ -14,6 +14,7 @@ A file that is refused has a row with the reason. Times are of one row in one th
 """
 
 import argparse
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -35,6 +36,7 @@ OUT = ROOT / "outputs" / "export"
 SEED = 0
 EPOCHS = 3
 FORMATS_OF = ("onnx", "saved_model", "litert", "litert_float16", "litert_dynamic", "litert_int8")
+RUNTIMES = ("onnx", "onnxruntime", "tf2onnx", "ai-edge-litert")
 COMMANDS = {
     "families": "python tests/bench/export.py",
     "pretrained": "python tests/bench/export.py --pretrained --data DIR",
@@ -94,6 +96,13 @@ def rows_of(name, model, check, formats):
         yield row
 
 
+def where(name):
+    """What the figures depend on."""
+    runtimes = {name: importlib.metadata.version(name) for name in RUNTIMES}
+    found = {"command": COMMANDS[name], "seed": SEED, "device": device(), "cores": os.cpu_count()}
+    return found | {"versions": versions() | runtimes}
+
+
 def main():
     """Export, compare, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -116,8 +125,7 @@ def main():
         table = pd.DataFrame(rows, columns=COLUMNS)
         write_text(OUT / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
         keras.backend.clear_session()
-    where = {"seed": SEED, "device": device(), "cores": os.cpu_count(), "versions": versions()}
-    write_json(OUT / f"{name}.json", {"command": COMMANDS[name], **where})
+    write_json(OUT / f"{name}.json", where(name))
     print(table.drop(columns="refused").to_string(index=False))
 
 
