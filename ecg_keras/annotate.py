@@ -236,6 +236,11 @@ def annotate(
     card = model_card(model)
     if card is None:
         raise ValueError("the model carries no card; give one that load_model loaded.")
+    if card.get("modality", "ECG") != "ECG":
+        raise ValueError(
+            f"the model reads {card['modality']}, and annotate looks for heart beats; "
+            "predict(model, recording) gives its classes."
+        )
     source = open_recording(recording, fs=fs, leads=leads, unit=unit)
     notes = list(source.notes)
     kind = model_reads(card)

@@ -503,6 +503,7 @@ class Probe:
         self.classes, self.multi_label = ds.classes, ds.multi_label
         self.fs, self.leads, self.n_samples, self.unit = ds.fs, ds.leads, ds.n_samples, ds.unit
         self.name, self.y, self.metadata = model.name, ds.y, ds.metadata
+        self.modality = ds.modality
         self.signals = ds.x if ds.grid is None else None
         if card is not None:
             check_card(card, ds)

@@ -57,6 +57,9 @@ class Scaler:
 class ECGDataset:
     """ECG signals or images with their labels and where they came from.
 
+    Windows of other signals, EEG or EMG, are such rows too: name them by `modality`, and give their
+    own `unit`, `leads` and `fs`.
+
     Parameters
     ----------
     x : float32, shape (n, samples, leads) or (n, freqs, frames, leads)
@@ -103,6 +106,9 @@ class ECGDataset:
         What a reader of the report has to know: rows left out, patients shared.
     seconds : dict, optional
         What making the data set took, by step: "load", "balance", "transform".
+    modality : str, default "ECG"
+        What was recorded, as in "EEG" or "EMG". Only an ECG has R peaks to align averages on, and
+        waves to letter.
 
     Raises
     ------
@@ -116,6 +122,9 @@ class ECGDataset:
     (4, {'N': 3, 'V': 1})
     >>> ds[ds.y == 1].summary()
     '1 row of 187 samples x 1 lead (1.50 s at 125 Hz); N 0, V 1; unknown'
+    >>> eeg = {"classes": ("rest", "task"), "leads": ("O1", "O2"), "unit": "uV", "modality": "EEG"}
+    >>> ECGDataset(np.zeros((2, 500, 2)), [0, 1], fs=250, **eeg).modality
+    'EEG'
     """
 
     x: np.ndarray
@@ -139,6 +148,7 @@ class ECGDataset:
     digests: np.ndarray | None = None
     notes: tuple = ()
     seconds: dict | None = None
+    modality: str = "ECG"
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)
@@ -154,7 +164,11 @@ class ECGDataset:
             )
         put("x", check_finite("x", x, row="rows"))
         put("classes", tuple(str(name) for name in self.classes))
+        if not isinstance(self.modality, str) or not self.modality:
+            raise TypeError(f'modality must be a name, as in "EEG", got {self.modality!r}.')
         put("leads", (self.leads,) if isinstance(self.leads, str) else tuple(self.leads))
+        if self.leads == ("ECG",):  # the default
+            put("leads", (self.modality,))
         put("y", self._checked_labels())
         put("fs", float(self.fs))
         if not np.isfinite(self.fs) or self.fs <= 0:
@@ -414,6 +428,11 @@ def split_dataset(ds, *, val_fraction=0.15, test_fraction=0.15, by="auto", seed=
     train, val, test : ECGDataset
         Each in the order of the rows of `ds`.
 
+    Notes
+    -----
+    Windows cut from one recording are alike, whatever was recorded: without `patients` such rows
+    fall into several parts, and the figures are those of people already seen.
+
     Raises
     ------
     ValueError
@@ -425,6 +444,12 @@ def split_dataset(ds, *, val_fraction=0.15, test_fraction=0.15, by="auto", seed=
     >>> ds = ECGDataset(np.zeros((100, 9)), [0] * 80 + [1] * 20, classes="NV", fs=125)
     >>> [part.class_counts() for part in split_dataset(ds, val_fraction=0.1, test_fraction=0.2)]
     [{'N': 56, 'V': 14}, {'N': 8, 'V': 2}, {'N': 16, 'V': 4}]
+    >>> emg = ECGDataset(
+    ...     np.zeros((40, 300, 2)), [0, 1] * 20, classes=("rest", "grip"), fs=1000, modality="EMG",
+    ...     leads=("flexor", "extensor"), patients=np.repeat(range(10), 4),
+    ... )
+    >>> [len(set(part.patients)) for part in split_dataset(emg, test_fraction=0.2)]
+    [7, 1, 2]
     """
     check_fraction("val_fraction", val_fraction)
     check_fraction("test_fraction", test_fraction)

@@ -454,11 +454,12 @@ def _checks(found, probe, targets, compute, fill, plant, seed):
 def _averages(ds, waveforms, predicted, by_method, seed):
     """Average attribution of each class around the R peak, and the share of it inside the QRS.
 
-    Rows that the model gets right count, where there are at least two of a class.
+    Rows that the model gets right count, where there are at least two of a class. Signals other
+    than ECG have no R peak.
     """
     averages, shares = {}, {}
     known = waveforms is not None and np.isfinite(waveforms).all()
-    if not known or any(a.signal is None for _, a in by_method.values()):
+    if ds.modality != "ECG" or not known or any(a.signal is None for _, a in by_method.values()):
         return averages, shares
     for i, name in enumerate(ds.classes):
         curves, own_shares = {}, {}
@@ -631,6 +632,7 @@ def row_pictures(found):
             leads=probe.leads,
             freqs_hz=found.freqs_hz,
             times_s=found.times_s,
+            waves=probe.modality == "ECG",
             title=f"row {row}: true {_true(found, i)}, predicted {predicted}; "
             f"explained: {explained} ({probability:.3f})",
         )

@@ -314,9 +314,11 @@ def _rows(model, card, check, format, seed):
         if format == "litert_int8":
             raise ValueError(
                 "litert_int8 is calibrated by rows and judged by its figure on them: give "
-                "check=ECGDataset; litert_dynamic and litert_float16 need none."
+                "check=ECGDataset (--source); litert_dynamic and litert_float16 need none."
             )
-        notes.append("Compared on made rows, which have no labels: give check for the figure.")
+        notes.append(
+            "Compared on made rows, which have no labels: give check (--source) for the figure."
+        )
         return _made_rows(model, card, seed), None, tuple(notes)
     if not isinstance(check, ECGDataset):
         raise TypeError(f"check must be an ECGDataset, got {type(check).__name__}.")
@@ -368,6 +370,7 @@ def _made_rows(model, card, seed):
         fs=fs,
         leads=card["leads"],
         unit=card["unit"],
+        modality=card.get("modality", "ECG"),
         metadata=metadata,
         metadata_names=card["metadata_names"] if card["metadata_names"] else None,
         source="synthetic rows of the simulator",
@@ -421,7 +424,7 @@ def _judge(figures, format):
     elif change is None and equal < _EQUAL_MADE:
         raise ValueError(
             f"{format} decides {100 * (1 - equal):.3g} % of {figures['rows']:,} rows without "
-            "labels otherwise than Keras; give check=ECGDataset, to compare the figure."
+            "labels otherwise than Keras; give check=ECGDataset (--source), to compare the figure."
         )
     elif change is not None and change < -_LOSS:
         other = [name for name in ("litert_dynamic", "litert_float16") if name != format]

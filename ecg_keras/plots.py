@@ -617,6 +617,7 @@ def plot_explanation(
     leads,
     freqs_hz=None,
     times_s=None,
+    waves=True,
     title=None,
     ax=None,
 ):
@@ -640,6 +641,8 @@ def plot_explanation(
         Lead names; of more than four, those with the most attribution are drawn.
     freqs_hz, times_s : float
         Axes of the image; of a spectrum, `freqs_hz` alone.
+    waves : bool, default True
+        Letter the waves of an ECG.
     title : str, optional
         Shown above.
     ax : array of matplotlib Axes, optional
@@ -660,7 +663,7 @@ def plot_explanation(
         size = {"width": 8.6 if len(widths) == 2 else 6.4, "height": 0.5 + height * shape[0]}
         ax = panels(*shape, **size, width_ratios=widths)
     ax = np.reshape(ax, shape)
-    waves = [] if signal is None else find_waves(signal, fs=fs)
+    waves = find_waves(signal, fs=fs) if waves and signal is not None else []
     wave_look = {"signal": signal, "fs": fs, "unit": unit, "leads": leads, "waves": waves}
     image_look = {"image": image, "freqs_hz": freqs_hz, "times_s": times_s}
     for line, (name, found) in zip(ax, attributions.items()):

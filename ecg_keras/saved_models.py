@@ -576,6 +576,7 @@ def served(model, like, *, thresholds=None):
         "fs": like.fs,
         "leads": list(like.leads),
         "unit": like.unit,
+        "modality": like.modality,
         "n_samples": n_samples,
         "metadata_names": list(like.metadata_names) if "metadata" in inputs else None,
         "thresholds": None if thresholds is None else [float(value) for value in thresholds],

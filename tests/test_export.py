@@ -11,7 +11,6 @@ from families import SMALL
 from ecg_keras import build_model, model_card, predict
 from ecg_keras.__main__ import main
 from ecg_keras.export import FORMATS, export, read_card
-from ecg_keras.models import MODELS
 from ecg_keras.saved_models import save_served, served
 
 SUFFIX = {name: parts[0] for name, parts in FORMATS.items()}
@@ -167,9 +166,8 @@ def test_int8_is_calibrated_by_rows_that_are_not_counted(single, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["litert_float16", "litert_dynamic", "litert_int8"])
-def test_smaller_formats_are_smaller_and_near(format, tmp_path):
-    needs(format)
+def test_smaller_formats_are_smaller_and_near(tmp_path):
+    needs("litert")
     import keras
 
     keras.utils.set_random_seed(0)
@@ -179,17 +177,19 @@ def test_smaller_formats_are_smaller_and_near(format, tmp_path):
     model.fit(ds.x, ds.y, epochs=6, verbose=0)
     model = served(model, ds)
     whole = export(model, tmp_path / "m.tflite", format="litert", check=ds)
-    found = export(model, tmp_path / "s.tflite", format=format, check=ds)
-    assert found.figures["size_bytes"] < 0.7 * whole.figures["size_bytes"]
-    assert found.figures["keras"] > 0.95 and abs(found.figures["change"]) <= 0.005
-    assert whole.figures["largest_difference"] < 1e-5
-    assert whole.figures["largest_difference"] < found.figures["largest_difference"]
+    assert whole.figures["largest_difference"] < 1e-5 and whole.figures["keras"] > 0.95
+    for format in ("litert_float16", "litert_dynamic", "litert_int8"):
+        found = export(model, tmp_path / "s.tflite", format=format, check=ds).figures
+        assert found["size_bytes"] < 0.7 * whole.figures["size_bytes"], format
+        assert found["change"] >= -0.005, format
+        assert found["largest_difference"] > whole.figures["largest_difference"], format
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "litert"])
-@pytest.mark.parametrize("family", MODELS)
-def test_every_family_decides_the_same(family, format, tmp_path):
+@pytest.mark.parametrize("family", ["fft_transformer", "beat_forest", "signal_to_image"])
+def test_gelu_trees_and_resized_images_decide_the_same(family, format, tmp_path):
+    # tests/bench/export.py has every family in every format
     needs(format)
     ds = toy_dataset(60)
     model = served(build_model(family, like=ds, **SMALL[family]), ds)
