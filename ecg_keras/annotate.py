@@ -18,7 +18,6 @@ import collections
 import contextlib
 import hashlib
 import html
-import importlib.resources
 import os
 import pathlib
 import re
@@ -36,10 +35,11 @@ from tqdm import tqdm
 
 from ecg_keras import pages
 from ecg_keras._checks import CallableModule, check_option, check_positive, require
+from ecg_keras.beats import AAMI_CLASSES
 from ecg_keras.layers import model_card
 from ecg_keras.pages import clock
-from ecg_keras.recordings import open_recording
-from ecg_keras.saved_models import load_model, predict_windows
+from ecg_keras.recordings import ANNOTATION_CODES, UNREADABLE, open_recording
+from ecg_keras.saved_models import load_model, model_file, predict_windows
 from ecg_keras.signals import QUALITY, fill_gaps
 from ecg_keras.storage import (
     atomic_path,
@@ -68,9 +68,6 @@ _AROUND_S, _BEFORE_S = 30, 360  # and around it; before it for rows that need wh
 _WAVES_S = 7200  # up to this length, the page shows P, QRS and T and their intervals
 _PAUSE_S = 3.0
 _SLOW_BPM, _FAST_BPM, _LASTING_S = 50.0, 120.0, 10.0
-_SYMBOLS = {"N": "N", "S": "S", "V": "V", "F": "F", "Q": "Q", UNREAD: "Q"}  # WFDB's
-_CODES = {"N": 1, "V": 5, "F": 6, "S": 9, "Q": 13, "~": 14, '"': 22, "[": 32, "]": 33}
-_UNREADABLE = 0x30  # subtype of WFDB's "~" where no signal can be read; 0 where they can be again
 # of folders
 BACKENDS = ("loky", "ray", "dask")
 ENDINGS = (".hea", ".csv", ".csv.gz", ".tsv", ".parquet", ".pq", ".edf", ".bdf")
@@ -156,6 +153,10 @@ class Annotation:
                 f"{out_dir} holds the annotation of {there}, which that of {self.name} would "
                 "replace; give another out_dir."
             )
+        # a kill before the end leaves this: it says that the folder is ours
+        if not (out_dir / "summary.json").exists():
+            begun = {"record": self.name, "n_beats": None, "heart_rate": None}
+            write_json(out_dir / "summary.json", begun)
         _write_wfdb(out_dir / ending, self)
         with atomic_path(out_dir / "beats.csv") as part:
             self.beats.to_csv(part, index=False, float_format="%.5g")
@@ -249,17 +250,9 @@ def annotate(
         read = annotate_causally(model, source, columns)
     else:
         read = _in_blocks(Reader(model, source.name, source.fs, columns), source)
-    return finish(
-        source, card, read, notes, out_dir=out_dir, model=model if kind == "rows" else None
-    )
-
-
-def finish(source, card, read, notes, *, out_dir=None, model=None, page=True):
-    """What was read of a recording (`Reading`) to an `Annotation`, written where asked."""
-    beats = read.beats_table(source.fs, card["classes"] if model is None else [])
-    spans = read.spans(source.leads)
-    windows = pd.DataFrame()
-    if model is not None:
+    beats = read.beats_table(source.fs, [] if kind == "rows" else card["classes"])
+    spans, windows = read.spans(source.leads), pd.DataFrame()
+    if kind == "rows":
         windows = _windows_table(model, card, source, read)
     duration_s = source.n_samples / source.fs
     events = find_events(beats, read.flutter_spans())
@@ -280,7 +273,7 @@ def finish(source, card, read, notes, *, out_dir=None, model=None, page=True):
         tuple(summary["notes"]),
     )
     if out_dir is not None:
-        annotation.write(out_dir, source, page=page)
+        annotation.write(out_dir, source)
     return annotation
 
 
@@ -612,14 +605,15 @@ def _write_wfdb(path, annotation):
     fs, beats, spans = annotation.fs, annotation.beats, annotation.spans
     notes = []  # (sample, symbol, subtype, text)
     for sample, label in zip(beats["sample"], beats["class"]):
-        known = label in _SYMBOLS
-        notes.append((int(sample), _SYMBOLS.get(label, "Q"), 0, "" if known else str(label)))
+        known = label in AAMI_CLASSES
+        text = "" if known or label == UNREAD else str(label)
+        notes.append((int(sample), label if known else "Q", 0, text))
     flutter = annotation.events[annotation.events["kind"] == "flutter"]
     for start_s, stop_s in flutter[["start_s", "stop_s"]].to_numpy():
         notes.append((round(start_s * fs), "[", 0, ""))
         notes.append((round(stop_s * fs) - 1, "]", 0, ""))
     for start_s, stop_s in spans.loc[spans["lead"] == "", ["start_s", "stop_s"]].to_numpy():
-        notes.append((round(start_s * fs), "~", _UNREADABLE, ""))
+        notes.append((round(start_s * fs), "~", UNREADABLE, ""))
         notes.append((round(stop_s * fs) - 1, "~", 0, ""))
     notes.sort(key=lambda note: note[0])
     # the rate is told as WFDB does it: a comment before all others, and a step back of one
@@ -636,7 +630,7 @@ def _coded(step, symbol, subtype, text):
     """One annotation in WFDB's MIT format, `step` samples after the one before."""
     word = lambda code, value: struct.pack("<H", code << 10 | value)
     far = word(59, 0) + struct.pack("<HH", step >> 16, step & 0xFFFF) if step > 1023 else b""
-    made = far + word(_CODES[symbol], 0 if far else step)
+    made = far + word(ANNOTATION_CODES.index(symbol), 0 if far else step)
     if subtype:
         made += word(61, subtype)
     text = text.encode("ascii", "replace")[:255]
@@ -813,18 +807,6 @@ def _name(found, out_dir):
     if len(set(names)) < len(names):
         raise ValueError("two recordings would share a folder; annotate them one by one.")
     return {path: out_dir.joinpath(*name) for (_, path), name in zip(found, names)}
-
-
-def model_file(model):
-    """The file of a model that is given by its path, or by the name of one that ships."""
-    path = pathlib.Path(model)
-    if path.is_file():
-        return path
-    name = str(model).replace("-", "_")
-    shipped = importlib.resources.files("ecg_keras") / f"pretrained_{name}.keras"
-    if shipped.is_file():
-        return pathlib.Path(str(shipped))
-    raise ValueError(f"{model}: there is no such model file, and none of that name ships.")
 
 
 def _stamps(path):

@@ -24,13 +24,11 @@ from markupsafe import Markup
 from ecg_keras import pages
 from ecg_keras._checks import CallableModule, check_option, check_positive
 from ecg_keras.beats import AAMI
-from ecg_keras.recordings import open_recording
+from ecg_keras.recordings import ANNOTATION_CODES, UNREADABLE, open_recording
 from ecg_keras.storage import atomic_path, check_free, write_json, write_text
 
 _NEVER = 2**63 - 1  # a time after every other
 _DEFAULT_FS = 250.0  # Hz; what WFDB takes where a header gives none
-_UNREADABLE = 0x30  # bits of a "~" annotation's subtype: neither signal can be read
-_CODES = ' NLRaVFJASEj/Q~ | sT*D"=pB^t+u?![]en@xf()r'  # symbol of each annotation code
 _CELLS = [  # of the matrix: reference in rows, found in columns
     a + b for a in "NSVFQOX" for b in ("nsvfq" if a in "OX" else "nsvfqox")
 ]
@@ -429,7 +427,7 @@ def _opened(side, name):
         )
     if samples.size and not np.issubdtype(samples.dtype, np.integer):
         raise ValueError(f"{name}: samples must be whole numbers, got {samples.dtype}.")
-    unknown = set(map(str, symbols)) - set(_CODES)
+    unknown = set(map(str, symbols)) - set(ANNOTATION_CODES)
     if unknown:
         raise ValueError(f"{name}: {sorted(unknown)[0]!r} is no annotation symbol of PhysioNet.")
     if fs is not None:
@@ -475,9 +473,11 @@ def _read_annotations(file):
             place += (length + 1) // 2
             if items:
                 items[-1][3] = raw.decode("latin-1")
-        elif code < len(_CODES) + 8:
+        elif code < len(ANNOTATION_CODES) + 8:
             time += value
-            items.append([time, _CODES[code] if code < len(_CODES) else " ", 0, ""])
+            items.append(
+                [time, ANNOTATION_CODES[code] if code < len(ANNOTATION_CODES) else " ", 0, ""]
+            )
         elif code not in (60, 61, 62):
             raise ValueError(f"{file} cannot be read: it is no WFDB annotation file in MIT format.")
     notes = ()
@@ -660,7 +660,7 @@ def _is_definition(item):
 
 def _unreadable(subtype):
     """True where a ``~`` says that no signal can be read."""
-    return subtype & _UNREADABLE == _UNREADABLE
+    return subtype & UNREADABLE == UNREADABLE
 
 
 def _inside(time, stretch, previous):

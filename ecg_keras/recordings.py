@@ -30,6 +30,10 @@ import pandas as pd
 from ecg_keras._checks import check_positive, require
 from ecg_keras.beats import BEAT_SYMBOLS, aami_classes
 
+# of WFDB's annotation files: the symbol of each code, and the bits of the subtype of "~" that say
+# that no signal can be read
+ANNOTATION_CODES = ' NLRaVFJASEj/Q~ | sT*D"=pB^t+u?![]en@xf()r'
+UNREADABLE = 0x30
 ONE_PATIENT = {"201": "201+202", "202": "201+202"}  # the one man with two recordings in MIT-BIH
 
 # bytes per sample, by WFDB format
@@ -273,7 +277,7 @@ def _unique(names):
     return tuple(given)
 
 
-def _factor(unit):
+def unit_factor(unit):
     """Millivolts of one `unit`, or ValueError."""
     if isinstance(unit, str):
         plain = unit.strip().replace("µ", "u").replace("μ", "u").casefold()
@@ -380,7 +384,7 @@ def _open_array(x, name, *, fs, leads, unit):
             )
     if unit is None:
         notes.append("Values were taken as mV.")
-    factor = 1.0 if unit is None else _factor(unit)
+    factor = 1.0 if unit is None else unit_factor(unit)
     return OpenRecording(
         name, fs, tuple(names), len(x), functools.partial(_slice, x, factor), None, tuple(notes)
     )
@@ -532,10 +536,10 @@ def _choose_ecg(name, channels, leads, unit):
                 f"recording {name}: lead {of} is in {its!r}, which is not a voltage; "
                 f"give unit: {_UNITS}."
             )
-        if _factor(its) != 1:
+        if unit_factor(its) != 1:
             notes.append(f"{of} was converted from {its} to mV.")
     if unit is not None:
-        _factor(unit)
+        unit_factor(unit)
         notes.append(f"Values were taken as {unit}.")
     return chosen, notes
 
@@ -543,7 +547,7 @@ def _choose_ecg(name, channels, leads, unit):
 def _is_voltage(unit):
     """Whether a header's unit is one that is converted."""
     try:
-        return _factor(str(unit)) > 0
+        return unit_factor(str(unit)) > 0
     except ValueError:
         return False
 
@@ -576,7 +580,7 @@ def _wfdb_block(segments, leads, ratios, n_frames, unit, start, stop):
         )
         for lead, ratio, column in zip(leads, ratios, frames):
             if lead in names:
-                factor = _factor(unit if unit is not None else present[names.index(lead)][1])
+                factor = unit_factor(unit if unit is not None else present[names.index(lead)][1])
                 values = record.e_p_signal[rows.index(names.index(lead))] * factor
                 column[(a - first) * ratio : (b - first) * ratio] = values
     at = np.arange(start, stop)
@@ -764,7 +768,7 @@ def _open_table(table, name, *, fs, leads, unit):
         its = [units[str(list(signals)[i])] for i in rows]
     if unit is None and None in its:
         notes.append("Values were taken as mV.")
-    factors = np.array([_factor(unit if unit is not None else of or "mV") for of in its])
+    factors = np.array([unit_factor(unit if unit is not None else of or "mV") for of in its])
     x = np.column_stack(columns)
     x = (x * factors).astype(np.float32)
     start = None
@@ -985,7 +989,7 @@ def _open_edf(path, *, fs, leads, unit):
         notes.append("Leads of a lower rate were brought to the highest by straight lines.")
     n_samples = min(int(lengths[i] * rate / rates[i]) for i in rows)
     _check_size(path.stem, n_samples, rate)
-    factors = [_factor(unit if unit is not None else channels[lead][0]) for lead in chosen]
+    factors = [unit_factor(unit if unit is not None else channels[lead][0]) for lead in chosen]
     ratios = [rate / channels[lead][1] for lead in chosen]
     blocks = functools.partial(_edf_block, path, rows, factors, ratios, [lengths[i] for i in rows])
     return OpenRecording(path.stem, rate, chosen, n_samples, blocks, start, tuple(notes))

@@ -84,14 +84,9 @@ def load_model(path):
     >>> model_card(load_model(file))["classes"]
     ['N', 'V']
     """
-    name, path = str(path), pathlib.Path(path)
-    if not path.is_file():
-        if name.replace("-", "_") in _shipped():
-            return load_pretrained(name)
-        raise ValueError(
-            f"{path}: no such model file; fit_and_report writes one as model.keras. Names of "
-            f"pretrained models are {', '.join(_shipped())}."
-        )
+    given, path = path, model_file(path)
+    if path != pathlib.Path(given):
+        return load_pretrained(given)
     try:
         model = keras.saving.load_model(path)
     except (ValueError, OSError, TypeError) as error:
@@ -104,6 +99,25 @@ def load_model(path):
             "fit_and_report."
         )
     return model
+
+
+def model_file(model):
+    """The file of a model that is given by its path, or by the name of one that ships.
+
+    Raises
+    ------
+    ValueError
+        If there is neither.
+    """
+    path, name = pathlib.Path(model), str(model).replace("-", "_")
+    if path.is_file():
+        return path
+    if name in _shipped():
+        return _SHIPPED / f"pretrained_{name}.keras"
+    raise ValueError(
+        f"{path}: no such model file; fit_and_report writes one as model.keras. Names of "
+        f"pretrained models are {', '.join(_shipped())}."
+    )
 
 
 def list_pretrained():

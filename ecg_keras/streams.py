@@ -29,7 +29,7 @@ from ecg_keras.beats import AHEAD_S, BEFORE_S, BeatContext, BeatPreparation, bea
 from ecg_keras.dataset import ECGDataset
 from ecg_keras.layers import model_card
 from ecg_keras.mitbih_csv import cut_beats
-from ecg_keras.recordings import OpenRecording, Recording, _factor, choose_leads
+from ecg_keras.recordings import OpenRecording, Recording, choose_leads, unit_factor
 from ecg_keras.saved_models import load_model, predict
 from ecg_keras.signals import (
     QUALITY,
@@ -109,7 +109,7 @@ class StreamingAnnotator:
     def __init__(self, model, *, fs, leads=None, lead=None, unit=None):
         self.model = load_model(model) if isinstance(model, (str, pathlib.Path)) else model
         self.fs = float(check_positive("fs", fs))
-        self._factor = 1.0 if unit is None else _factor(unit)
+        self._factor = 1.0 if unit is None else unit_factor(unit)
         self.leads, self._lead, self._stream = None, lead, None
         self._previous, self._nothing = None, None
         if leads is not None:
@@ -271,10 +271,9 @@ class _Stream:
         self._recent = []  # swing of each lead in the last hops
         self._waiting, self._ready = [], []  # R peaks found; beats settled and not classified
         self._last_second = None  # of the last beat
-        reader = self.reader
-        self._contexts = [BeatContext(reader.preparation, fs=self.fs) for _ in reader.groups]
+        self._contexts = self.reader.new_contexts()
         self._past_peaks = np.zeros(0, np.int64)
-        self._past_heights = [np.zeros(0) for _ in reader.groups]
+        self._past_heights = [np.zeros(0) for _ in self.reader.groups]
 
     def push(self, x):
         """The beats that are certain after the next samples (samples, leads)."""
@@ -350,7 +349,7 @@ class _Stream:
         if empty:
             filled = np.repeat(self._held[None], len(x), axis=0)
         elif np.isnan(x).any():
-            filled = _bridged(x, self._held)
+            filled = fill_gaps(np.concatenate([self._held[None], x]))[1:]
         self._held = filled[-1]
         self._pieces.append(filled)
         self._recent = [*self._recent[1 - _PAST_S :], np.ptp(filled, axis=0)]
@@ -482,17 +481,6 @@ class _Stream:
                 batch[name] = np.concatenate([part, np.repeat(part[-1:], size - n, axis=0)])
             parts.append(np.asarray(self.model.predict_on_batch(keras_inputs(batch)))[:n])
         return np.concatenate(parts)
-
-
-def _bridged(x, held):
-    """NaN samples of each lead by straight lines from the last value; the end keeps its last."""
-    x = x.copy()
-    for column, last in zip(x.T, held):
-        lost = np.isnan(column)
-        there = np.flatnonzero(~lost)
-        where, values = np.append(-1, there), np.append(last, column[there])
-        column[lost] = np.interp(np.flatnonzero(lost), where, values)
-    return x
 
 
 def stream(model, *, fs, leads=None, lead=None, unit=None, port=None, format="text", out=None):
@@ -815,13 +803,16 @@ class Reader:
         n = len(self.columns)
         each = self.preparation.lead == "each"
         self.groups = [[i] for i in range(n)] if each else [list(range(n))]
-        if self.bounded:
-            self._contexts = [BeatContext(self.preparation, fs=fs) for _ in self.groups]
+        self._contexts = self.new_contexts()
 
     @property
     def bounded(self):
         """True for models whose rows need only what lies before them and two seconds after."""
         return self.preparation is not None and self.preparation.features == "context"
+
+    def new_contexts(self):
+        """What is remembered of earlier beats, for each lead, or all: nothing yet."""
+        return [BeatContext(self.preparation, fs=self.fs) for _ in self.groups * self.bounded]
 
     def probabilities(self, x, peaks, readable, *, own=None, start=0):
         """Classify beats.

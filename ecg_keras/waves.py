@@ -18,7 +18,15 @@ import pandas as pd
 from scipy import ndimage
 
 from ecg_keras._checks import check_positive
-from ecg_keras.signals import LEAST_HZ, LEAST_S, bandpass, r_peaks, resample, used_samples
+from ecg_keras.signals import (
+    LEAST_HZ,
+    LEAST_S,
+    bandpass,
+    fill_gaps,
+    r_peaks,
+    resample,
+    used_samples,
+)
 
 _LEAST_SHARE = 0.04  # of the QRS: smaller waves are not marked
 # where each wave is looked for, from the R peak
@@ -171,14 +179,7 @@ def _shipped():
 
 def _delineate(x, fs, peaks, net):
     """Recording (samples, leads) and weights to the marks of its beats."""
-    missing = np.isnan(x)
-    x = x.copy()
-    for lead in np.flatnonzero(missing.any(axis=0)):
-        gone = missing[:, lead]
-        if gone.all():
-            x[:, lead] = 0
-        else:
-            x[gone, lead] = np.interp(np.flatnonzero(gone), np.flatnonzero(~gone), x[~gone, lead])
+    missing, x = np.isnan(x), fill_gaps(x)
     if peaks is None:
         peaks = r_peaks(x, fs=fs)
         peaks = peaks[~missing[peaks].all(axis=1)]

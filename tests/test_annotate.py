@@ -186,6 +186,25 @@ def test_a_folder_keeps_the_annotation_of_one_recording(beat_model, folder, tmp_
     assert (tmp_path / "beats.csv").read_bytes() == kept
 
 
+def test_a_folder_that_was_not_finished_is_finished_by_the_next_call(
+    beat_model, folder, tmp_path, monkeypatch
+):
+    from ecg_keras import record_page
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    path = folder[0] / folder[1][0]
+    with monkeypatch.context() as patch:
+        patch.setattr(record_page, "write_record_page", killed)
+        with pytest.raises(KeyboardInterrupt):
+            annotate(beat_model[0], path, out_dir=tmp_path)
+    assert (tmp_path / "beats.csv").exists()
+    found = annotate(beat_model[0], path, out_dir=tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["n_beats"] == len(found.beats) and (tmp_path / "record.html").exists()
+
+
 def test_files_of_others_are_not_replaced(beat_model, folder, tmp_path):
     (tmp_path / "beats.csv").write_text("mine")
     with pytest.raises(ValueError, match="not written by this package"):

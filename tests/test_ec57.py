@@ -15,14 +15,13 @@ from conftest import real_data
 from ecg_keras.__main__ import main
 from ecg_keras.ec57 import (
     _CELLS,
-    _CODES,
     _beat_by_beat,
     _classes,
     _read_annotations,
     _run_by_run,
     ec57,
 )
-from ecg_keras.recordings import _wide_bytes
+from ecg_keras.recordings import ANNOTATION_CODES, _wide_bytes
 
 module = sys.modules["ecg_keras.ec57"]
 
@@ -84,7 +83,7 @@ def test_from_the_start_as_the_programs_do(real):
 def test_the_codes_of_annotation_files_are_those_of_wfdb():
     annotation = pytest.importorskip("wfdb.io.annotation")
     known = {label.label_store: label.symbol for label in annotation.ann_labels}
-    assert all(_CODES[code] == symbol for code, symbol in known.items() if symbol != " ")
+    assert all(ANNOTATION_CODES[code] == symbol for code, symbol in known.items() if symbol != " ")
 
 
 HEADER = "{0} 1 {1} {2}\n{0}.dat 16 200 16 0 0 0 0 II\n"
@@ -97,7 +96,12 @@ def write_annotations(path, items, *, fs=None, ended=True):
     for sample, symbol, *more in [*notes, *items]:
         subtype, text = more or (0, "")
         jump = sample - before
-        words += [59 << 10, jump >> 16 & 0xFFFF, jump & 0xFFFF, _CODES.index(symbol) << 10]
+        words += [
+            59 << 10,
+            jump >> 16 & 0xFFFF,
+            jump & 0xFFFF,
+            ANNOTATION_CODES.index(symbol) << 10,
+        ]
         words += [61 << 10 | subtype] if subtype else []
         if text:
             raw = text.encode() + b"\0" * (len(text) % 2)
